@@ -1,0 +1,215 @@
+"""Every model file this package reads, behind four functions.
+
+`read_checkpoint` gives one head as configuration and tensors, `heads` says what a file offers, `load_potential` makes
+the model, `file_sha256` says which file it was. Nothing in a file is ever executed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..config import AnyModelConfig, parse_model
+from ..model import Potential
+from .archive import StoredTensor, TorchArchive
+from .documents import read_exported, read_hdf5, read_yaml
+from .errors import CheckpointError
+from .names import our_state
+from .raw import RawFile, RawModel, read_torchscript, read_training_checkpoint
+from .upgrades import upgrade
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "HeadInfo",
+    "file_sha256",
+    "heads",
+    "load_potential",
+    "read_checkpoint",
+]
+
+
+@dataclass(frozen=True)
+class HeadInfo:
+    """One head of a model file."""
+
+    name: str
+    elements: tuple[str, ...]  # the type map: what the head accepts
+    observed: tuple[str, ...] | None  # the elements it was trained on, where the file says so
+    aliases: tuple[str, ...]
+    kind: str  # ener, dos, property, dipole, polar
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One head of a model file, read."""
+
+    config: AnyModelConfig
+    state: dict[str, Tensor]
+    head: str
+    heads: dict[str, HeadInfo]
+    source: Path
+    format: str
+    writer: str | None = None
+    upgrades: tuple[str, ...] = ()
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def heads(path: str | Path) -> dict[str, HeadInfo]:
+    """The heads of a model file by name; a single-task file has the head ``Default``."""
+    return _head_infos(_read_raw(Path(path)))
+
+
+def read_checkpoint(path: str | Path, head: str | None = None) -> Checkpoint:
+    """Read one head of a model file.
+
+    Parameters
+    ----------
+    path
+        ``.pt``, ``.pth``, ``.dp``, ``.hdf5``, ``.yaml``, ``.pte`` or ``.pt2``; recognized by content.
+    head
+        Name or alias of the head; a file with a single head needs none.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    CheckpointError
+        The file is not a model, or damaged.
+    UnsupportedModelError
+        The model has a part that is not implemented.
+    ValueError
+        `head` is missing or unknown; the message lists the heads.
+    """
+    path = Path(path)
+    raw = _read_raw(path)
+    infos = _head_infos(raw)
+    name = _choose(infos, head, path)
+    section, applied = upgrade(raw.heads[name])
+    config = parse_model(section.params)
+    state = our_state(_read_tensors(section, path))
+    return Checkpoint(config, state, name, infos, path, raw.format, raw.writer, applied, raw.training)
+
+
+def load_potential(source: str | Path | Checkpoint, head: str | None = None) -> Potential:
+    """The model of one head of a file, ready to evaluate."""
+    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source, head)
+    try:
+        return Potential(checkpoint.config, checkpoint.state).eval()
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint.source}: {error}") from error
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, modified: int) -> str:  # noqa: ARG001  # size and time are part of the cache's key
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    path = Path(path).resolve()
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns)
+
+
+def _read_raw(path: Path) -> RawFile:
+    """Recognize the container by its first bytes and read it; every failure becomes one clear error."""
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give the model file in it")
+    with path.open("rb") as stream:
+        start = stream.read(8)
+    if not start:
+        raise CheckpointError(f"{path} is empty; copy or download the file again")
+    try:
+        if start.startswith(b"PK"):
+            return _read_zip(path)
+        if start == b"\x89HDF\r\n\x1a\n":
+            return read_hdf5(path)
+        if start[0] >= 0x80 or b"\0" in start:
+            raise CheckpointError("it is none of .pt, .pth, .dp, .yaml, .pte, .pt2, or it is truncated")
+        return read_yaml(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except Exception as error:  # a damaged or hostile file can fail in any way inside the parsers
+        raise CheckpointError(
+            f"{path} cannot be read as a model ({type(error).__name__}: {str(error)[:200]}); "
+            "if it should be one, copy or download it again"
+        ) from error
+
+
+def _read_zip(path: Path) -> RawFile:
+    with zipfile.ZipFile(path) as archive:
+        if any(name.endswith("extra/model.json") for name in archive.namelist()):
+            return read_exported(archive)
+        opened = TorchArchive(archive)
+        raw = read_torchscript(opened) if opened.is_torchscript else read_training_checkpoint(opened)
+    if not raw.heads:
+        raise CheckpointError("the file lists no heads")
+    return raw
+
+
+def _read_tensors(section: RawModel, path: Path) -> dict[str, Tensor]:
+    stored = [t for t in section.tensors.values() if isinstance(t, StoredTensor)]
+    if not stored:
+        return dict(section.tensors)  # type: ignore[arg-type]  # no stored tensor among them
+    with zipfile.ZipFile(path) as archive:
+        opened = TorchArchive(archive)
+        try:
+            return {
+                name: t.read(opened) if isinstance(t, StoredTensor) else t for name, t in section.tensors.items()
+            }
+        except (zipfile.BadZipFile, CheckpointError) as error:
+            raise CheckpointError(f"{path}: {error}") from error
+
+
+def _head_infos(raw: RawFile) -> dict[str, HeadInfo]:
+    infos = {}
+    for name, model in raw.heads.items():
+        params: Mapping[str, Any] = model.params if isinstance(model.params, Mapping) else {}
+        info = params.get("info") or {}
+        observed = info.get("observed_type") if isinstance(info, Mapping) else None
+        infos[name] = HeadInfo(
+            name=name,
+            elements=tuple(params.get("type_map") or ()),
+            observed=tuple(observed) if observed else None,
+            aliases=tuple(params.get("model_branch_alias") or ()),
+            kind=(params.get("fitting_net") or {}).get("type", "ener"),
+        )
+    return infos
+
+
+def _choose(infos: Mapping[str, HeadInfo], head: str | None, path: Path) -> str:
+    if head is None:
+        if len(infos) == 1:
+            return next(iter(infos))
+        raise ValueError(f"{path} has several heads; choose one with head=...\n{describe_heads(infos)}")
+    if head in infos:
+        return head
+    known = {alias: name for name, info in infos.items() for alias in (*info.aliases, name)}
+    matches = {name for alias, name in known.items() if alias == head} or {
+        name for alias, name in known.items() if alias.lower() == head.lower()
+    }
+    if len(matches) == 1:
+        return matches.pop()
+    near = difflib.get_close_matches(head, known, n=1, cutoff=0.3)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{path} has no head {head!r}{hint}\n{describe_heads(infos)}")
+
+
+def describe_heads(infos: Mapping[str, HeadInfo]) -> str:
+    """One line for each head: name and elements."""
+    lines = []
+    for info in infos.values():
+        elements = info.observed or info.elements
+        lines.append(f"  {info.name}: {' '.join(elements)}" + ("" if info.observed else " (accepted)"))
+    return "\n".join(lines)
+

@@ -1,0 +1,85 @@
+"""One table between DeePMD-kit's parameter names and ours.
+
+Pieces of names are exchanged in order; the table reads in both directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from .errors import CheckpointError
+
+NAMES: tuple[tuple[str, str], ...] = (
+    ("fitting_net.filter_layers.networks.0.layers.", "fitting.net."),
+    ("fitting_net.", "fitting."),
+    ("filter_layers.networks.0.layers.", "features.net."),
+    ("filter_layers_strip.networks.0.layers.", "features.type_net."),
+    ("filter_layers.networks.0.compressed", "features.net"),
+    ("type_embedding.embedding.embedding_net.layers.0.", "type_embedding.layer."),
+    ("g1_shape_tranform.", "to_node."),
+    ("tebd_transform.", "type_to_node."),
+    ("repinit_three_body.", "three_body."),
+    ("repformers.", "repformer."),
+    ("g2_embd.", "edge_embedding."),
+    (".linear1.", ".node_update."),
+    (".linear2.", ".edge_update."),
+    (".g1_self_mlp.", ".node_self."),
+    (".proj_g1g2.", ".conv."),
+    (".proj_g1g1g2.", ".edge_nodes."),
+    (".attn2g_map.mapqk.", ".pair_attention.query_key."),
+    (".attn2_mh_apply.mapv.", ".pair_attention.value."),
+    (".attn2_mh_apply.head_map.", ".pair_attention.edge_output."),
+    (".attn2_lm.", ".pair_attention.norm."),
+    (".attn2_ev_apply.head_map.", ".pair_attention.direction_output."),
+    (".loc_attn.mapq.", ".local_attention.query."),
+    (".loc_attn.mapkv.", ".local_attention.key_value."),
+    (".loc_attn.head_map.", ".local_attention.output."),
+    (".g1_residual.", ".combine_node.scales."),
+    (".g2_residual.", ".combine_edge.scales."),
+    (".h2_residual.", ".combine_direction.scales."),
+    ("dpa1_attention.attention_layers.", "attention."),
+    (".attention_layer.in_proj.", ".query_key_value."),
+    (".attention_layer.out_proj.", ".output."),
+    (".attn_layer_norm.", ".norm."),
+    ("adam_degree_gain_raw", "degree_gain"),
+    (".stddev", ".environment.std"),
+    (".mean", ".environment.mean"),
+    (".matrix", ".weight"),
+    (".idt", ".timestep"),
+)
+
+
+def our_name(name: str) -> str:
+    """Our name of a parameter DeePMD-kit calls `name` (without ``atomic_model.``)."""
+    for theirs, ours in NAMES:
+        name = name.replace(theirs, ours)
+    return name
+
+
+def our_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename tensors and bring the few that are stored in another shape into ours."""
+    state = {}
+    for name, tensor in tensors.items():
+        if name.endswith(("out_bias", "out_std")):
+            tensor = _single(tensor, name)
+        elif name.endswith((".mean", ".stddev")):
+            tensor = _same_in_every_slot(tensor, name)
+        state[our_name(name)] = tensor
+    return state
+
+
+def _single(tensor: Tensor, name: str) -> Tensor:
+    if tensor.ndim != 3 or tensor.shape[0] != 1:
+        raise CheckpointError(f"{name} has shape {tuple(tensor.shape)}; one output (1, types, size) was expected")
+    return tensor[0]
+
+
+def _same_in_every_slot(tensor: Tensor, name: str) -> Tensor:
+    """Statistics are stored per slot of the neighbor list, all alike."""
+    if tensor.ndim != 3 or tensor.shape[2] != 4 or not tensor.shape[1]:
+        raise CheckpointError(f"{name} has shape {tuple(tensor.shape)}; (types, nsel, 4) was expected")
+    if not bool((tensor == tensor[:, :1]).all()):
+        raise CheckpointError(f"{name} differs between slots of the neighbor list, which is not supported")
+    return tensor[:, 0].clone()

@@ -1,0 +1,299 @@
+"""Who is near whom: a complete neighbor list with a skin, for any mixture of periodic and open directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+from ase.geometry import minkowski_reduce
+from matscipy.neighbours import neighbour_list
+
+MAX_EDGES = 5e8  # candidates of one search; each costs about 100 bytes, and any model far more
+MAX_BINS = 4e6  # bins of one search, the memory of empty space; larger systems may use more, see `_bin_width`
+MAX_LENGTH = 1e9  # Å; float64 resolves 1e-7 Å there
+MIN_LENGTH = 1e-3  # Å; a lattice thinner than this is taken for a missing vector
+
+Edges = tuple[np.ndarray, np.ndarray, np.ndarray]  # center (E,), neighbor (E,), shift (E, 3)
+
+
+@dataclass(frozen=True, eq=False)
+class NeighborList:
+    """All pairs of atoms within ``cutoff + skin`` of one structure, and the structure they were found in.
+
+    Edge e points from atom ``center[e]`` to the image of atom ``neighbor[e]`` that lies ``shift[e]`` whole cells away.
+    Edges come sorted by center, then neighbor, then the three shifts. Every pair is listed in both directions,
+    and an atom is a neighbor of its own images but not of itself. The arrays are read-only.
+
+    Attributes
+    ----------
+    center, neighbor
+        Atom indices, int64, shape (E,).
+    shift
+        Whole cells, int64, shape (E, 3); zero along open directions. They refer to the positions as given,
+        which may lie outside the cell.
+    cutoff, skin
+        Radius of interest and what the search added to it, in Å.
+    positions, cell, pbc
+        Of the structure searched: shapes (N, 3) in Å, (3, 3) in Å with lattice vectors as rows, (3,) bool.
+    """
+
+    center: np.ndarray
+    neighbor: np.ndarray
+    shift: np.ndarray
+    cutoff: float
+    skin: float
+    positions: np.ndarray
+    cell: np.ndarray
+    pbc: np.ndarray
+
+    def valid_for(self, atoms: Atoms) -> bool:
+        r"""Tell whether no pair of `atoms` within the cutoff can be missing from this list.
+
+        .. math:: 2 \max_i |u_i| + (r_c + s)\,\max(0, 1 - \sigma_{\min}(F)) \le s, \quad u_i = x_i - x^0_i F
+
+        Here :math:`s` is the skin and :math:`F` deforms the old cell into the new one, :math:`H = H^0 F`, carrying
+        normals of the periodic directions rigidly along; it is the identity for a molecule. The mean of :math:`u`
+        is removed first, so rigid translations, and rotations of a slab or bulk with its cell, cost nothing.
+
+        Proof. An edge vector is :math:`d = x_j - x_i + S H = d^0 F + u_j - u_i`, as :math:`S` is zero along open
+        directions. An unlisted pair has :math:`|d^0| > r_c + s`, so
+        :math:`|d| \ge \sigma_{\min}|d^0| - 2\max|u| > r_c` while the inequality holds.
+
+        Parameters
+        ----------
+        atoms
+            The structure now. Another number of atoms or other periodic directions give False;
+            that the order of the atoms is kept is up to the caller.
+
+        Raises
+        ------
+        ValueError
+            If positions or cell are not finite, or the cell is singular; see `build_neighbor_list`.
+        """
+        positions, cell, pbc = _read_geometry(atoms)
+        if len(positions) != len(self.positions) or not np.array_equal(pbc, self.pbc):
+            return False
+        same_cell = np.array_equal(cell[pbc], self.cell[pbc])
+        if len(positions) == 0 or (same_cell and np.array_equal(positions, self.positions)):
+            return True
+        deformation = np.eye(3) if same_cell else _deformation(self.cell[pbc], cell[pbc])
+        moves = positions - self.positions @ deformation  # (N, 3)
+        moves -= moves.mean(axis=0)
+        shrinkage = max(0.0, 1.0 - np.linalg.svd(deformation, compute_uv=False)[-1])
+        loss = 2.0 * _norms(moves).max() + (self.cutoff + self.skin) * shrinkage
+        return bool(loss + _rounding(positions, cell) + _rounding(self.positions, self.cell) <= self.skin)
+
+    def pairs(self, atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return the pairs of `atoms` within the cutoff, the cutoff itself included.
+
+        Parameters
+        ----------
+        atoms
+            The structure now; the list must be `valid_for` it.
+
+        Returns
+        -------
+        center, neighbor
+            Atom indices, shape (E,), in the order of the list.
+        vectors
+            Neighbor image minus center, shape (E, 3), in Å. Atoms on top of each other give a vector of zeros.
+        shift
+            Whole cells, shape (E, 3).
+
+        Raises
+        ------
+        ValueError
+            If the list is not valid for `atoms`, or for the reasons of `build_neighbor_list`.
+        """
+        if not self.valid_for(atoms):
+            raise ValueError(
+                f"the neighbor list (cutoff {self.cutoff:g} Å, skin {self.skin:g} Å) is out of date: atoms, cell or "
+                "periodic directions changed by more than the skin allows; build a new one with build_neighbor_list"
+            )
+        positions, cell, _ = _read_geometry(atoms)
+        vectors = _vectors(positions, cell, (self.center, self.neighbor, self.shift))
+        near = np.flatnonzero(_norms(vectors) <= self.cutoff)
+        return self.center[near], self.neighbor[near], vectors.take(near, axis=0), self.shift.take(near, axis=0)
+
+
+def build_neighbor_list(atoms: Atoms, cutoff: float, skin: float = 0.0) -> NeighborList:
+    """Find all pairs of atoms at most ``cutoff + skin`` apart, images of periodic directions included.
+
+    Parameters
+    ----------
+    atoms
+        Any structure: empty, molecule, wire, slab or bulk. Cell vectors along open directions are ignored.
+    cutoff
+        Radius of interest in Å.
+    skin
+        What to search beyond the cutoff, in Å, so that the list outlives small moves.
+
+    Returns
+    -------
+    NeighborList
+        With copies of the positions, cell and pbc of `atoms`.
+
+    Raises
+    ------
+    ValueError
+        If the cutoff is not positive or the skin negative, positions or cell are not finite or larger than 1e9 Å,
+        the periodic cell vectors are linearly dependent, or the list would be too large to be meant.
+    """
+    cutoff, skin = float(cutoff), float(skin)
+    if not 0.0 < cutoff < np.inf:
+        raise ValueError(f"cutoff must be a positive finite number of Å, got {cutoff}")
+    if not 0.0 <= skin < np.inf:
+        raise ValueError(f"skin must be a finite number of Å, zero or larger, got {skin}")
+    positions, cell, pbc = _read_geometry(atoms)
+    center, neighbor, shift = edges = _search(positions, cell, pbc, cutoff + skin)
+    near = np.flatnonzero(_norms(_vectors(positions, cell, edges)) <= cutoff + skin)
+    order = near[np.lexsort((*shift[near].T[::-1], neighbor[near], center[near]))]
+    center, neighbor, shift = center[order], neighbor[order], shift[order]
+    for array in (center, neighbor, shift, positions, cell, pbc):
+        array.setflags(write=False)
+    return NeighborList(center, neighbor, shift, cutoff, skin, positions, cell, pbc)
+
+
+def _read_geometry(atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Copy positions (N, 3), cell (3, 3) and pbc (3,) of `atoms`, or raise a ValueError that says what is wrong."""
+    positions = np.array(atoms.positions, dtype=np.float64, order="C")
+    cell = np.array(atoms.cell, dtype=np.float64, order="C")
+    pbc = np.array(atoms.pbc, dtype=bool)
+    bad = np.flatnonzero(~(np.abs(positions) < MAX_LENGTH).all(axis=1))
+    if len(bad):
+        more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
+        raise ValueError(
+            f"positions of atoms {bad[:10].tolist()}{more} are not finite numbers below {MAX_LENGTH:g} Å; "
+            "check where the structure comes from, or whether the simulation has exploded"
+        )
+    if not (np.abs(cell) < MAX_LENGTH).all():
+        raise ValueError(f"cell {cell.tolist()} has entries that are not finite numbers below {MAX_LENGTH:g} Å")
+    if pbc.any():
+        _check_lattice(cell, pbc)
+    return positions, cell, pbc
+
+
+def _check_lattice(cell: np.ndarray, pbc: np.ndarray) -> None:
+    sizes = np.linalg.svd(cell[pbc], compute_uv=False)
+    if sizes[-1] < max(MIN_LENGTH, 1e-7 * sizes[0]):
+        missing = np.flatnonzero(pbc & (_norms(cell) < MIN_LENGTH)).tolist()
+        where = missing or np.flatnonzero(pbc).tolist()
+        reason = "no lattice vector" if missing else "linearly dependent lattice vectors"
+        raise ValueError(
+            f"cell is singular: {cell.tolist()} has {reason} along the periodic direction(s) {where}; "
+            "set pbc=False along them or give a cell"
+        )
+
+
+def _norms(vectors: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+
+
+def _vectors(positions: np.ndarray, cell: np.ndarray, edges: Edges) -> np.ndarray:
+    """Return neighbor image minus center (E, 3); the edge j -> i is the exact negative of i -> j."""
+    center, neighbor, shift = edges
+    vectors = positions.take(neighbor, axis=0)
+    vectors -= positions.take(center, axis=0)
+    for axis in range(3):
+        crossing = np.flatnonzero(shift[:, axis])
+        vectors[crossing] += shift[crossing, axis, None] * cell[axis]
+    return vectors
+
+
+def _rounding(positions: np.ndarray, cell: np.ndarray) -> float:
+    """Bound the rounding error of an edge vector, in Å."""
+    return 1e-12 * (np.abs(positions).max() + np.abs(cell).max())
+
+
+def _normals(lattice: np.ndarray) -> np.ndarray:
+    """Return orthonormal vectors (3 - k, 3) perpendicular to the k rows of `lattice` (k, 3)."""
+    return np.linalg.svd(lattice)[2][len(lattice) :]
+
+
+def _deformation(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Return F (3, 3) with ``new == old @ F`` for lattices (k, 3), rotating the normals no more than needed.
+
+    The new normals are those nearest to the old ones (Kabsch) that keep the handedness of the whole.
+    """
+    old_normals, normals = _normals(old), _normals(new)
+    old_frame = np.vstack([old, old_normals])
+    if len(normals):
+        u, _, vt = np.linalg.svd(old_normals @ normals.T)
+        if np.linalg.det(old_frame) * np.linalg.det(np.vstack([new, u @ vt @ normals])) < 0.0:
+            u[:, -1] *= -1.0
+        normals = u @ vt @ normals
+    return np.linalg.solve(old_frame, np.vstack([new, normals]))
+
+
+def _search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, radius: float) -> Edges:
+    """Return all pairs within `radius`, and some beyond it, in no particular order.
+
+    The atoms are searched in a box of their own: lattice vectors as short as possible, unit normals along open
+    directions, atoms wrapped, and empty layers wider than the radius cut down to the radius. No pair within the
+    radius reaches across such a layer, so all of them keep their vectors.
+    """
+    if len(positions) == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 3), np.int64)
+    _, reduction = minkowski_reduce(cell, pbc)  # (3, 3) whole numbers, identity along open directions
+    axes = reduction @ cell
+    axes[~pbc] = _normals(cell[pbc])
+    fractions = np.linalg.solve(axes.T, positions.T)  # (3, N)
+    wraps = np.where(pbc[:, None], np.floor(fractions), 0.0)
+    fractions -= wraps
+    # matscipy leaves out pairs at its cutoff; the rest covers the rounding of wrapping and cutting
+    radius = radius * (1.0 + 1e-6) + 1e3 * _rounding(positions, cell)
+    heights = 1.0 / _norms(np.linalg.inv(axes).T)
+    lengths = np.array([_cut_gaps(fractions[k], radius / heights[k], pbc[k]) for k in range(3)])
+    width = _bin_width(lengths * heights, radius, len(positions))
+    _check_size(fractions / lengths[:, None], lengths * heights, pbc, width)
+    center, neighbor, shift = neighbour_list(
+        "ijS",
+        positions=np.ascontiguousarray(fractions.T @ axes),
+        cell=lengths[:, None] * axes,
+        pbc=pbc,
+        cutoff=width,
+        cell_origin=np.zeros(3),
+    )
+    wraps = wraps.T.astype(np.int64)
+    shift = (shift + wraps[center] - wraps[neighbor]) @ reduction
+    return center.astype(np.int64), neighbor.astype(np.int64), shift
+
+
+def _cut_gaps(fractions: np.ndarray, limit: float, periodic: bool) -> float:
+    """Shorten gaps between `fractions` (N,) along one axis to `limit`, in place, and return the length of the axis.
+
+    An open axis has a gap of `limit` around the atoms; half of the outer gap comes first, so no atom is outside.
+    """
+    order = np.argsort(fractions, kind="stable")
+    ordered = fractions[order] - fractions[order[0]]
+    outer = min(1.0 - ordered[-1], limit) if periodic else limit
+    excess = np.maximum(np.diff(ordered, prepend=0.0) - limit, 0.0)
+    ordered -= np.cumsum(excess)
+    fractions[order] = ordered + 0.5 * outer
+    return ordered[-1] + outer
+
+
+def _bin_width(heights: np.ndarray, radius: float, n_atoms: int) -> float:
+    """Return the search radius, or a larger one where bins of that width would be too many for the memory."""
+    while np.prod(np.maximum(np.floor(heights / radius), 1.0)) > max(MAX_BINS, 8 * n_atoms):
+        radius *= 1.25
+    return radius
+
+
+def _check_size(fractions: np.ndarray, heights: np.ndarray, pbc: np.ndarray, radius: float) -> None:
+    r"""Raise a ValueError where the search would find far more pairs than any model can use.
+
+    With :math:`n_b` atoms in bins of widths :math:`w_k \approx r`, and :math:`\pi/6` the part of a box that its sphere
+    fills, :math:`E \approx \frac{\pi}{6} \prod_k \frac{2r}{w_k} \sum_b n_b^2`; an open axis of one bin has factor one.
+    """
+    bins = np.maximum(np.floor(heights / radius), 1.0)
+    reach = np.where(~pbc & (bins == 1), 1.0, 2.0 * radius * bins / heights)
+    cells = np.clip(np.floor(fractions * bins[:, None]), 0, bins[:, None] - 1).astype(np.int64)  # (3, N)
+    counts = np.bincount(np.ravel_multi_index(tuple(cells), tuple(bins.astype(np.int64)))).astype(np.float64)
+    n_edges = np.pi / 6.0 * np.prod(reach) * (counts @ counts)
+    if n_edges > MAX_EDGES:
+        raise ValueError(
+            f"{fractions.shape[1]} atoms would have about {n_edges:.1g} pairs within {radius:.3g} Å "
+            f"(at most {MAX_EDGES:g}); check that positions and cell are in Å, and the cutoff"
+        )

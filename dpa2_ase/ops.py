@@ -1,0 +1,71 @@
+"""Sums, softmaxes and switches over edge lists: the only places where edges meet their centers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def segment_sum(values: Tensor, index: Tensor, n_segments: int) -> Tensor:
+    """Sum rows of `values` (E, ...) that share an entry of `index` (E,); returns (n_segments, ...)."""
+    return values.new_zeros(n_segments, *values.shape[1:]).index_add(0, index, values)
+
+
+def smooth_switch(distances: Tensor, onset: float, cutoff: float) -> Tensor:
+    r"""Fall smoothly from one at `onset` to zero at `cutoff` (Å), with two continuous derivatives.
+
+    .. math:: w = u^3 (-6u^2 + 15u - 10) + 1, \quad u = \mathrm{clamp}((r - r_s) / (r_c - r_s), 0, 1)
+    """
+    u = ((distances - onset) / (cutoff - onset)).clamp(0, 1)
+    return u**3 * (-6 * u**2 + 15 * u - 10) + 1
+
+
+def softmax_with_empty_slots(logits: Tensor, weight: Tensor, empty: Tensor, floor: float = -20.0) -> Tensor:
+    r"""Softmax over the last axis as the padded training code computes it, without the padding.
+
+    .. math:: A_k = w_k e^{l_k} / (\sum_{k'} e^{l_{k'}} + a\, e^{floor})
+
+    Parameters
+    ----------
+    logits, weight
+        Shape (..., n).
+    empty
+        Number of slots `a` of the padded list that held no neighbor; broadcasts over (..., 1).
+    floor
+        Logit of an empty slot.
+    """
+    shift = logits.detach().amax(-1, keepdim=True).clamp_min(floor)
+    exponential = (logits - shift).exp()
+    total = exponential.sum(-1, keepdim=True) + empty * (floor - shift).exp()
+    return weight * exponential / total
+
+
+def segment_softmax(
+    logits: Tensor, weight: Tensor, index: Tensor, empty: Tensor | None, n_segments: int, floor: float = -20.0
+) -> Tensor:
+    """Softmax of `logits` (E, H) over edges that share an entry of `index` (E,).
+
+    Parameters
+    ----------
+    weight
+        Factor of every edge in the numerator, shape (E,).
+    empty
+        Empty slots per segment (n_segments,), as in `softmax_with_empty_slots`; ``None`` for a plain softmax.
+    """
+    start = -torch.inf if empty is None else floor
+    expanded = index[:, None].expand_as(logits)
+    shift = logits.new_full((n_segments, logits.shape[1]), start)
+    shift = shift.scatter_reduce(0, expanded, logits.detach(), "amax")
+    exponential = (logits - shift[index]).exp()
+    total = segment_sum(exponential, index, n_segments)
+    if empty is not None:
+        total = total + empty[:, None] * (floor - shift).exp()
+    return weight[:, None] * exponential / total[index]
+
+
+def type_pair_mask(pairs: tuple[tuple[int, int], ...], n_types: int) -> Tensor:
+    """Symmetric table (T, T), true where a pair of types is listed in `pairs`."""
+    mask = torch.zeros(n_types, n_types, dtype=torch.bool)
+    for a, b in pairs:
+        mask[a, b] = mask[b, a] = True
+    return mask
