@@ -572,6 +572,8 @@ def _convert(name: str, value: Any, path: str) -> Any:
         if not isinstance(value, list | tuple) or not 0 < len(value) <= _TOO_MANY_LAYERS:
             raise ValueError(f"{path} should be a list of layer widths, found {str(value)[:80]}")
         return tuple(_integer(v, path) for v in value)
+    if name == "atom_ener":
+        return tuple(value or ())
     if isinstance(value, list):
         return tuple(value)
     return value

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
+from ase import Atoms
 from torch import Tensor
+
+from .neighbors import NeighborList
 
 
 @dataclass(frozen=True)
@@ -135,3 +140,52 @@ def neighborhood(graph: AtomicGraph, cutoff: float, nsel: int, excluded: Tensor)
     active = listed.without_type_pairs(excluded) if bool(excluded.any()) else listed
     return Neighborhood(active, nsel, nsel - listed.degree, nsel - active.degree)
 
+
+
+TOO_CLOSE = 1e-5  # Å; below, directions are noise and forces infinite
+
+
+def graph_of_structures(
+    structures: Sequence[Atoms],
+    lists: Sequence[NeighborList],
+    types: Sequence[np.ndarray],
+    device: torch.device | str = "cpu",
+) -> AtomicGraph:
+    """One graph of many structures.
+
+    Parameters
+    ----------
+    structures
+        Any mixture of sizes, compositions and periodicities.
+    lists
+        A neighbor list of one common cutoff, valid for each structure.
+    types
+        Type indices of the atoms of each structure.
+
+    Raises
+    ------
+    ValueError
+        When two atoms sit on top of each other.
+    """
+    parts, first = [], 0
+    for index, (atoms, neighbors) in enumerate(zip(structures, lists, strict=True)):
+        center, neighbor, vectors, _ = neighbors.pairs(atoms)
+        _refuse_coincident(center, neighbor, vectors, index if len(structures) > 1 else None)
+        parts.append((center + first, neighbor + first, vectors, np.full(len(atoms), index)))
+        first += len(atoms)
+    center, neighbor, vectors, structure = (
+        torch.as_tensor(np.concatenate([part[i] for part in parts])).to(device) for i in range(4)
+    )
+    all_types = torch.as_tensor(np.concatenate(list(types))).to(device)
+    return sorted_graph(all_types, center, neighbor, vectors, structure, len(structures), lists[0].cutoff)
+
+
+def _refuse_coincident(center: np.ndarray, neighbor: np.ndarray, vectors: np.ndarray, index: int | None) -> None:
+    squared = np.einsum("ea,ea->e", vectors, vectors)
+    if len(squared) and squared.min() < TOO_CLOSE**2:
+        edge = int(squared.argmin())
+        where = "" if index is None else f" of structure {index}"
+        raise ValueError(
+            f"atoms {center[edge]} and {neighbor[edge]}{where} are {np.sqrt(squared[edge]):.1e} Å apart; remove one of "
+            "them (duplicates at a cell boundary are a common cause) or move them apart"
+        )

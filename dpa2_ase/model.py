@@ -13,7 +13,10 @@ from .config import AnyModelConfig, ModelConfig
 from .graph import AtomicGraph
 from .nn.atomic_models import StandardModel, make_atomic_model
 from .nn.fitting import Fitting
+from .nn.repformer import Repformer
+from .nn.se_atten import SeAtten
 from .nn.tables import QuinticTable
+from .nn.three_body import ThreeBody
 from .ops import segment_sum
 
 
@@ -79,6 +82,20 @@ class Potential(nn.Module):
     def fitting_nets(self) -> list[Fitting]:
         """The fitting nets of all parts."""
         return [module for module in self.modules() if isinstance(module, Fitting)]
+
+    @property
+    def depends_on_atom_order(self) -> bool:
+        """Whether empty neighbor slots contribute with the type of the first atom (a mean of training not zero)."""
+        return any(m.sees_empty_slots for m in self.modules() if isinstance(m, SeAtten | ThreeBody))
+
+    @property
+    def neighbor_limits(self) -> list[tuple[str, float, int]]:
+        """Name, cutoff (Å) and list length of every block that truncates its neighborhoods."""
+        limits = {("model", self.cutoff, self.nsel)}
+        for name, module in self.named_modules():
+            if isinstance(module, SeAtten | ThreeBody | Repformer):
+                limits.add((name.rsplit(".", 1)[-1], module.config.rcut, module.config.nsel))
+        return sorted(limits, key=lambda limit: -limit[1])
 
     def set_precision(self, dtype: torch.dtype) -> Potential:
         """Convert all nets to `dtype` in place; biases and sums over atoms stay in float64."""
@@ -155,7 +172,11 @@ def _built(config: AnyModelConfig, state: dict[str, Tensor]) -> nn.Module:
     with torch.device("meta"):
         expected = make_atomic_model(config, n_cells).state_dict()
     tables = {name.removesuffix("compress_data.0") for name in state if name.endswith("compress_data.0")}
-    stored = {name: tensor for name, tensor in state.items() if ".compress_" not in name}
+    stored = {
+        name: tensor
+        for name, tensor in state.items()
+        if ".compress_" not in name and (name in expected or not name.endswith("out_std"))  # energies have no scale
+    }
     for name, tensor in expected.items():  # nothing to store, or written by versions that had no use for it
         if name not in stored and (tensor.numel() == 0 or name.endswith("out_std")):
             stored[name] = torch.ones(tensor.shape, dtype=tensor.dtype)

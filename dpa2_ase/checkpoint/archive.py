@@ -36,6 +36,17 @@ _STORAGES = {
 }
 
 
+MAX_RATIO = 100  # text and tables of a model never compress better; what claims to is a bomb
+SMALL = 64 * 1024**2  # bytes that may be unpacked whatever the ratio
+
+
+def read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Bytes of one entry, checked against its checksum; refuses what unpacks beyond measure."""
+    if info.file_size > max(SMALL, MAX_RATIO * info.compress_size):
+        raise CheckpointError(f"{info.filename} would unpack to {info.file_size} bytes, more than a model ever does")
+    return archive.read(info)
+
+
 class TorchArchive:
     """An open archive of ``torch.save`` (``.pt``) or ``torch.jit.save`` (``.pth``)."""
 
@@ -59,12 +70,10 @@ class TorchArchive:
         return self.read(entry).decode("ascii", "replace").strip() if entry in self.names else default
 
     def read(self, name: str) -> bytes:
-        """Bytes of one entry, checked against its checksum."""
+        """Bytes of the entry called `name`."""
         if name not in self.names:
             raise CheckpointError(f"the archive lacks {name}; the file is incomplete, copy or download it again")
-        if self.names[name].compress_type != zipfile.ZIP_STORED:
-            raise CheckpointError(f"{name} is compressed; torch never does that, the file is not a torch archive")
-        return self.archive.read(name)
+        return read_entry(self.archive, self.names[name])
 
     def load(self) -> Any:
         """The object of ``data.pkl``, with a `StoredTensor` for every tensor and a `Stub` for every class."""

@@ -17,13 +17,12 @@ import torch
 import yaml
 from torch import Tensor
 
+from .archive import MAX_RATIO, SMALL, read_entry
 from .errors import CheckpointError
 from .raw import RawFile, RawModel
 
 Node = dict[str, Any]
 _KINDS = ("float64", "float32", "float16", "int64", "int32", "bool", "uint8", "int8")
-_MAX_RATIO = 100  # arrays may be this much larger than the file that holds them compressed
-_SMALL = 64 * 1024**2
 
 
 def read_hdf5(path: Path) -> RawFile:
@@ -36,7 +35,7 @@ def read_hdf5(path: Path) -> RawFile:
         text = file.attrs.get("json")
         if text is None:
             raise CheckpointError("an HDF5 file without the attribute 'json': not a model")
-        budget = max(_SMALL, _MAX_RATIO * path.stat().st_size)
+        budget = max(SMALL, MAX_RATIO * path.stat().st_size)
 
         def fetch(reference: str) -> Tensor:
             nonlocal budget
@@ -68,10 +67,7 @@ def _compose_plain(self: Any, parent: Any, index: Any) -> Any:
 def read_exported(archive: zipfile.ZipFile) -> RawFile:
     """A ``.pte`` or ``.pt2`` archive: the compiled program is left alone, the weights stand beside it as JSON."""
     name = next(n for n in archive.namelist() if n.endswith("extra/model.json"))
-    info = archive.getinfo(name)
-    if info.file_size > max(_SMALL, _MAX_RATIO * info.compress_size):
-        raise CheckpointError(f"{name} would unpack to {info.file_size} bytes, more than a model's text ever does")
-    return _read_document(json.loads(archive.read(name)), None, "DeePMD-kit exported archive (.pte, .pt2)")
+    return _read_document(json.loads(read_entry(archive, archive.getinfo(name))), None, "DeePMD-kit exported archive (.pte, .pt2)")
 
 
 def _read_document(tree: Any, fetch: Any, kind: str) -> RawFile:
@@ -143,6 +139,8 @@ def _part(node: Node, prefix: str, arrays: _Arrays) -> Node:
     common = {k: node[k] for k in ("type_map", "pair_exclude_types", "atom_exclude_types") if k in node}
     if node.get("type") == "pairtab":
         arrays.take(node.get("tab") or {}, prefix, tab_info="tab_info", tab_data="tab_data")
+        info, data = arrays.tensors[f"{prefix}tab_info"], arrays.tensors[f"{prefix}tab_data"]
+        arrays.tensors[f"{prefix}tab_data"] = data.reshape(int(info[3]), int(info[3]), int(info[2]), 4)
         return common | {"type": "pairtab", "rcut": node["rcut"], "sel": node["sel"]}
     return common | _standard(node, prefix, arrays)
 

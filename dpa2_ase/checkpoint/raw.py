@@ -65,14 +65,14 @@ def read_torchscript(archive: TorchArchive) -> RawFile:
     if root.name == "SpinEnergyModel":
         raise CheckpointError("DeepSpin models are not supported")
     script = root.state.get("model_def_script")
-    if not isinstance(script, str):
-        raise CheckpointError("no model_def_script in it: not a model frozen by DeePMD-kit")
+    if not script or not isinstance(script, str):
+        raise CheckpointError(
+            f"no configuration in it (model_def_script of {root.name}): not a model frozen by DeePMD-kit, or of a kind "
+            "whose frozen form lacks it; use the .pt or .dp file of the model"
+        )
     tensors: dict[str, StoredTensor | Tensor] = {}
     _collect(root, "", tensors)
     params = json.loads(script)
-    scale = _dig(root, "atomic_model", "fitting_net", "scale")
-    if isinstance(scale, list) and isinstance(params.get("fitting_net"), dict):
-        params["fitting_net"]["scale"] = scale
     return RawFile("DeePMD-kit frozen model (.pth, TorchScript)", {"Default": RawModel(params, tensors)})
 
 
@@ -82,10 +82,4 @@ def _collect(stub: Stub, prefix: str, tensors: dict[str, StoredTensor | Tensor])
             tensors[prefix + name] = value
         elif isinstance(value, Stub):
             _collect(value, f"{prefix}{name}.", tensors)
-
-
-def _dig(stub: Any, *path: str) -> Any:
-    for name in path:
-        stub = stub.state.get(name) if isinstance(stub, Stub) else None
-    return stub
 

@@ -45,23 +45,24 @@ def rename_exportable_dialect(params: Params, tensors: Tensors) -> tuple[Params,
     return params, renamed
 
 
+_DERIVED = frozenset(
+    "type_embd_data graph_lower_disabled min_nbor_dist _min_nbor_dist default_fparam_tensor type_mask scale "
+    "constant_matrix rcuts nsels".split()
+)
+
+
 def drop_derived_tensors(params: Params, tensors: Tensors) -> tuple[Params, Tensors]:
     """Duplicates, masks and caches that follow from the rest."""
     kept = {}
     for name, tensor in tensors.items():
-        name = name.replace("._networks.", ".networks.") if _is_alone(name, tensors) else name
-        leaf = name.rsplit(".", 1)[-1]
-        derived = "._networks." in name or ".emask." in name or leaf in ("type_embd_data", "graph_lower_disabled")
-        derived |= leaf in ("min_nbor_dist", "_min_nbor_dist", "default_fparam_tensor") or name.startswith("emask.")
-        derived |= name.startswith(("atom_excl.", "pair_excl.")) or ".atom_excl." in name or ".pair_excl." in name
-        derived |= 0 in tensor.shape
-        if not derived:
+        if "._networks." in name:
+            name = name.replace("._networks.", ".networks.")
+            if name in tensors:
+                continue
+        of_table = name.endswith(".bias_atom_e") and name.replace("bias_atom_e", "tab_info") in tensors
+        if 0 not in tensor.shape and name.rsplit(".", 1)[-1] not in _DERIVED and not of_table:
             kept[name] = tensor
     return params, kept
-
-
-def _is_alone(name: str, tensors: Tensors) -> bool:
-    return "._networks." in name and name.replace("._networks.", ".networks.") not in tensors
 
 
 def use_type_embedding_bias_of_old_files(params: Params, tensors: Tensors) -> tuple[Params, Tensors]:

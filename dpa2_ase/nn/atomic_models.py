@@ -95,7 +95,7 @@ class StandardModel(nn.Module):
 
     def _polar_scale(self) -> Tensor:
         scale = self.config.fitting_net.scale
-        values = torch.tensor(1.0 if scale is None else scale).to(self.out_bias).flatten()
+        values = torch.tensor(1.0 if scale is None else scale, dtype=torch.float64, device=self.out_bias.device).flatten()
         return values.expand(len(self.config.type_map)) if len(values) == 1 else values
 
 

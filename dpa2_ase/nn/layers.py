@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +19,15 @@ def _gelu(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-def _silut(threshold: float) -> Activation:
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+def _silut(x: Tensor, threshold: float) -> Tensor:
     """SiLU that continues as a tanh above `threshold`, with continuous value and slope."""
     sigma = 1 / (1 + math.exp(-threshold))
     slope = sigma + threshold * sigma * (1 - sigma)
-
-    def silut(x: Tensor) -> Tensor:
-        tail = torch.tanh(slope * (x - threshold)) + threshold * sigma
-        return torch.where(x < threshold, F.silu(x), tail)
-
-    return silut
+    return torch.where(x < threshold, F.silu(x), torch.tanh(slope * (x - threshold)) + threshold * sigma)
 
 
 _ACTIVATIONS: dict[str, Activation] = {
@@ -39,8 +39,8 @@ _ACTIVATIONS: dict[str, Activation] = {
     "silu": F.silu,
     "gelu": _gelu,
     "gelu_tf": _gelu,
-    "linear": lambda x: x,
-    "none": lambda x: x,
+    "linear": _identity,
+    "none": _identity,
 }
 
 
@@ -48,7 +48,7 @@ def activation_function(name: str | None) -> Activation:
     """The function DeePMD-kit calls `name` (case does not matter; ``silut:T`` takes a threshold)."""
     key, _, argument = (name or "none").lower().partition(":")
     if key in ("silut", "custom_silu"):
-        return _silut(float(argument) if argument else 3.0)
+        return partial(_silut, threshold=float(argument) if argument else 3.0)
     if key not in _ACTIVATIONS or argument:
         raise UnsupportedModelError(f"activation_function {name!r} is not one of {sorted(_ACTIVATIONS)} or silut[:T]")
     return _ACTIVATIONS[key]

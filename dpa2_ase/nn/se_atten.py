@@ -108,6 +108,11 @@ class SeAtten(nn.Module):
         """Number of invariants per atom."""
         return self.config.neuron[-1] * self.config.axis_neuron
 
+    @property
+    def sees_empty_slots(self) -> bool:
+        """Whether the mean of the environment makes empty slots contribute."""
+        return bool(self.environment.mean.any())
+
     def forward(self, graph: AtomicGraph, type_embedding: Tensor) -> BlockOutput:
         """Invariants (N, C·A) and the equivariant part (N, C, 3) of the moment."""
         hood = neighborhood(graph, self.config.rcut, self.config.nsel, self.excluded)
@@ -121,7 +126,7 @@ class SeAtten(nn.Module):
             feature = layer(feature, env, hood)
         rows = self._rows(graph, env)  # (E, K)
         moment = segment_sum(rows[:, :, None] * feature[:, None, :], graph.center, graph.n_atoms)  # (N, K, C)
-        if bool(self.environment.mean.any()):
+        if self.sees_empty_slots:
             moment = moment + self._empty_slots(graph, type_embedding, hood, rows.shape[1])
         moment = moment / self.config.nsel
         axis = self._degree_weight(moment) * moment[:, :, : self.config.axis_neuron]

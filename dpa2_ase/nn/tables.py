@@ -44,8 +44,8 @@ class QuinticTable(nn.Module):
     def _locate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Index of the cell that holds `x` (...,) and where the cell starts."""
         last = torch.nextafter(x.new_tensor(self.max), x.new_tensor(self.upper))
-        fine = ((x - self.lower) / self.stride0).to(torch.int64)
-        coarse = ((x.minimum(last) - self.upper) / self.stride1).to(torch.int64)
+        fine = ((x - self.lower) / self.stride0).trunc()
+        coarse = ((x.minimum(last) - self.upper) / self.stride1).trunc()
         is_fine = x < self.upper
         start = torch.where(is_fine, fine * self.stride0 + self.lower, coarse * self.stride1 + self.upper)
-        return torch.where(is_fine, fine, self.n_fine + coarse), start
+        return torch.where(is_fine, fine, self.n_fine + coarse).to(torch.int64), start

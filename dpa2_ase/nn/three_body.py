@@ -44,13 +44,18 @@ class ThreeBody(nn.Module):
         """Number of invariants per atom."""
         return self.config.neuron[-1]
 
+    @property
+    def sees_empty_slots(self) -> bool:
+        """Whether the angular mean of the environment makes empty slots contribute."""
+        return bool(self.environment.mean[:, 1:].any())
+
     def forward(self, graph: AtomicGraph, type_embedding: Tensor) -> Tensor:
         """Invariants (N, C)."""
         hood = neighborhood(graph, self.config.rcut, self.config.nsel, self.excluded)
         graph = hood.graph
         env = self.environment(graph)
         empty_slot = self.environment.of_empty_slot(graph.types)[:, None, 1:]  # (N, 1, 3)
-        has_empty_slots = bool(empty_slot.any())
+        has_empty_slots = self.sees_empty_slots
         groups = graph.edges_by_degree
         if has_empty_slots:  # centers without any neighbor count as well
             alone = torch.nonzero(graph.degree == 0).squeeze(-1)

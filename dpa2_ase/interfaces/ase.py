@@ -1,0 +1,261 @@
+"""`DPA2Calculator`: DPA-1 and DPA-2 models for everything ASE can do.
+
+This module does not import torch until a calculator is made, so that `import dpa2_ase` stays quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..model import Potential
+    from ..neighbors import NeighborList
+    from .evaluator import Evaluator, Pending
+
+GIB = 1024.0**3
+
+
+class DPA2Calculator(Calculator):
+    """ASE calculator for DPA-1 and DPA-2 models.
+
+    Parameters
+    ----------
+    model
+        A model file (``.pt``, ``.pth``, ``.dp``, ``.hdf5``, ``.yaml``, ``.pte``, ``.pt2``), the name of an official
+        model (``"DPA-2.4-7M"``, downloaded once), a loaded `Potential`, or ``None`` for the bundled model.
+    head
+        Head of a multi-task model. A file with a single head needs none; among several, none is guessed.
+    device
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; by default CUDA where it is available, otherwise the CPU.
+    dtype
+        ``"float64"`` or ``"float32"`` for all nets; by default what the model was trained in. Geometry, biases and
+        sums over atoms are float64 in either case.
+    skin
+        Neighbors are searched this much (Å) beyond the cutoff, and the list is kept until it could miss one.
+    fparam, aparam
+        Frame and atomic parameters for models that take them, where ``atoms.info["fparam"]``,
+        ``atoms.arrays["aparam"]`` or ``atoms.info["aparam"]`` do not give any.
+    batch_memory
+        Memory in GiB that one pass of `evaluate` may take.
+
+    Notes
+    -----
+    Units are eV and Å. ``stress`` is -virial / volume in Voigt order xx, yy, zz, yz, xz, xy, the strain derivative of
+    the energy; along open directions of slabs and wires it is the derivative with respect to stretching all atoms.
+    The volume is that of the cell; see `dpa2_ase.interfaces.evaluator.stress_volume` for cells without a vector along
+    an open direction. A molecule has no stress. ``stresses`` are DeePMD-kit's per-atom virials over the volume of the
+    cell; their sum is the stress.
+
+    ``pbc`` is respected per direction. DeePMD-kit 3.2 treats any periodic direction as full periodicity, so energies
+    of slabs whose cell has little vacuum differ from its own; with enough vacuum they agree.
+
+    Models of dipoles, polarizabilities, densities of states and other properties give ``dipole``, ``polarizability``,
+    ``dos`` or ``property`` (also under the property's own name), and no energy.
+
+    Examples
+    --------
+    >>> from ase.build import bulk
+    >>> from dpa2_ase import DPA2Calculator
+    >>> atoms = bulk("Cu", cubic=True)
+    >>> atoms.calc = DPA2Calculator()
+    >>> energy = atoms.get_potential_energy()
+    """
+
+    name = "dpa2"
+    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012  # declared so by ASE
+
+    def __init__(  # noqa: PLR0913  # each is a choice of the user's
+        self,
+        model: str | Path | Potential | None = None,
+        *,
+        head: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        skin: float = 0.5,
+        fparam: Sequence[float] | None = None,
+        aparam: Any = None,
+        batch_memory: float = 2.0,
+        **kwargs: Any,
+    ) -> None:
+        from .loading import open_evaluator
+
+        self._ready = False
+        self.evaluator, self.source = open_evaluator(model, head=head, device=device, dtype=dtype)
+        if not 0 <= skin < np.inf or not batch_memory > 0:
+            raise ValueError(f"skin should be at least 0 Å and batch_memory above 0 GiB, found {skin}, {batch_memory}")
+        self.skin, self.batch_memory = float(skin), float(batch_memory)
+        self.fparam, self.aparam = fparam, aparam
+        self._neighbors: NeighborList | None = None
+        self._pending: Pending | None = None
+        super().__init__(
+            model=str(self.source.get("model") or "potential"),
+            head=self.source.get("head"),
+            device=str(self.evaluator.device),
+            dtype=None if dtype is None else str(dtype).removeprefix("torch."),
+            skin=self.skin,
+            fparam=None if fparam is None else np.asarray(fparam, dtype=float).tolist(),
+            **kwargs,
+        )
+        self._ready = True
+
+    # ---- what ASE asks --------------------------------------------------------------------------------------------
+
+    @property
+    def implemented_properties(self) -> list[str]:  # type: ignore[override]  # ASE allows either
+        """What this model can answer."""
+        from .evaluator import PROPERTIES
+
+        names = [*PROPERTIES[self.evaluator.kind]]
+        if self.evaluator.kind == "property":
+            names.append(self.evaluator.config.fitting_net.property_name)  # type: ignore[union-attr]  # of this kind
+        return names
+
+    def set(self, **kwargs: Any) -> dict[str, Any]:
+        """Refuse changes after construction: a model cannot be exchanged under a calculator's results."""
+        if self._ready and kwargs:
+            raise ValueError(f"make a new DPA2Calculator to change {sorted(kwargs)}")
+        return super().set(**kwargs)
+
+    def reset(self) -> None:
+        """Forget results; the neighbor list stays as long as it is provably complete."""
+        super().reset()
+        self._pending = None
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """List what changed since the last calculation, frame and atomic parameters included."""
+        changes = super().check_state(atoms, tol)
+        old = self.atoms
+        if old is not None:
+            for name in ("fparam", "aparam"):
+                now, then = _parameter(atoms, name), _parameter(old, name)
+                if not np.array_equal(now, then):
+                    changes.append(name)
+        return changes
+
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """One result; see `ase.calculators.calculator.BaseCalculator.get_property`."""
+        if name not in self.implemented_properties:
+            raise PropertyNotImplementedError(
+                f"this model (fitting {self.evaluator.kind!r}) has no {name!r}; it has {self.implemented_properties}"
+            )
+        return super().get_property(name, atoms, allow_calculation)
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Iterable[str] = ("energy",),
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """Fill `results` with `properties` and all that costs nothing beside them.
+
+        Energies alone cost no backward pass; forces asked for later reuse the forward pass.
+
+        Raises
+        ------
+        ValueError
+            For structures the model cannot evaluate; the message says which atoms and why.
+        PropertyNotImplementedError
+            For what the model does not predict, and for the stress of a molecule.
+        """
+        from .evaluator import NEEDS_CELL, NEEDS_GRADIENT
+
+        if atoms is not None:
+            self.atoms = atoms.copy()
+        if self.atoms is None:
+            raise ValueError("no structure to calculate; give atoms")
+        if system_changes:
+            self._pending = None
+        wanted = set(properties)
+        if wanted & NEEDS_CELL and not self.atoms.pbc.any():
+            raise PropertyNotImplementedError(
+                "the stress of a structure without periodic directions is not defined; set a cell and atoms.pbc"
+            )
+        is_energy = self.evaluator.kind == "ener"
+        if self._pending is None:
+            inputs = self.evaluator.inputs([self.atoms], [self._list()], self.fparam, self.aparam)
+            self._pending = self.evaluator.forward(inputs, with_gradient=is_energy)
+            self.results.update(self.evaluator.energies(self._pending, [self.atoms])[0])
+        if "stresses" in wanted:
+            self.results["stresses"] = self.evaluator.atomic_stresses(self._pending, self.atoms)
+        if is_energy and wanted & NEEDS_GRADIENT:
+            self.results.update(self.evaluator.gradients(self._pending, [self.atoms])[0])
+        if not is_energy or wanted & NEEDS_GRADIENT:
+            self._pending = None
+
+    def _list(self) -> NeighborList:
+        """The neighbor list, built anew only if it could miss a neighbor."""
+        assert self.atoms is not None  # set by every caller
+        if self._neighbors is None or not self._neighbors.valid_for(self.atoms):
+            self._neighbors = self.evaluator.neighbor_list(self.atoms, self.skin)
+        return self._neighbors
+
+    # ---- beyond ASE -----------------------------------------------------------------------------------------------
+
+    def evaluate(self, structures: Sequence[Atoms], properties: Iterable[str] | None = None) -> list[dict[str, Any]]:
+        """Evaluate many structures together.
+
+        Parameters
+        ----------
+        structures
+            Any sizes, compositions and periodicities.
+        properties
+            Names as in `implemented_properties`; by default everything but per-atom stresses. Energies alone
+            (``["energy"]``) are cheaper.
+
+        Returns
+        -------
+        results
+            One dictionary per structure, in order, as in ``calc.results``. Molecules have no ``stress``.
+        """
+        names = set(self.implemented_properties) - {"stresses"} if properties is None else set(properties)
+        unknown = names - set(self.implemented_properties)
+        if unknown or "stresses" in names:
+            raise PropertyNotImplementedError(
+                f"evaluate does not give {sorted(unknown or {'stresses'})}; it gives {self.implemented_properties}"
+            )
+        return self.evaluator.batch(
+            list(structures), names, memory=self.batch_memory * GIB, fparam=self.fparam, aparam=self.aparam
+        )
+
+    def get_descriptors(self, atoms: Atoms | None = None, invariants_only: bool = True) -> np.ndarray:
+        """The model's representation of every atom, (N, C), without derivatives.
+
+        With ``invariants_only=False`` the equivariant vectors (N, M, 3) follow, flattened: (N, C + 3M).
+        """
+        atoms = self._given(atoms)
+        return self.evaluator.descriptors(
+            atoms, self.evaluator.neighbor_list(atoms, 0.0), invariants_only=invariants_only
+        )
+
+    def get_hessian(self, atoms: Atoms | None = None) -> np.ndarray:
+        """Second derivatives of the energy (3N, 3N), eV/Å², by automatic differentiation."""
+        if self.evaluator.kind != "ener":
+            raise PropertyNotImplementedError(f"a model of {self.evaluator.kind!r} has no energy to differentiate")
+        atoms = self._given(atoms)
+        inputs = self.evaluator.inputs([atoms], [self.evaluator.neighbor_list(atoms, 0.0)], self.fparam, self.aparam)
+        return self.evaluator.hessian(atoms, inputs)
+
+    def _given(self, atoms: Atoms | None) -> Atoms:
+        atoms = atoms if atoms is not None else self.atoms
+        if atoms is None:
+            raise ValueError("no structure; give atoms")
+        return atoms
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to one process: autograd graphs do not travel."""
+        return self.__dict__ | {"_pending": None, "_neighbors": None}
+
+
+def _parameter(atoms: Atoms, name: str) -> np.ndarray | None:
+    value = atoms.arrays.get(name, atoms.info.get(name))
+    return None if value is None else np.asarray(value)
+
+
