@@ -35,7 +35,7 @@ __all__ = [
     "read_checkpoint",
 ]
 
-_HOME = {name: ".checkpoint" for name in ("Checkpoint", "CheckpointError", "HeadInfo", "heads", "load_potential")}
+_HOME = dict.fromkeys(("Checkpoint", "CheckpointError", "HeadInfo", "heads", "load_potential"), ".checkpoint")
 _HOME |= {"read_checkpoint": ".checkpoint", "UnsupportedModelError": ".config"}
 _HOME |= {"Potential": ".model", "Prediction": ".model"}
 

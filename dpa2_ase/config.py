@@ -431,7 +431,9 @@ def _parse_standard(data: Mapping[str, Any], path: str) -> ModelConfig:
 
 
 def _parse_zbl(data: Mapping[str, Any], path: str) -> ZBLConfig:
-    inner = {k: v for k, v in data.items() if k not in ("use_srtab", "type", "pair_exclude_types", "atom_exclude_types")}
+    inner = {
+        k: v for k, v in data.items() if k not in ("use_srtab", "type", "pair_exclude_types", "atom_exclude_types")
+    }
     deep = _parse_standard(inner, path)
     table = PairTableConfig(deep.type_map, deep.rcut, deep.nsel)
     return ZBLConfig(

@@ -57,6 +57,4 @@ def atomic_virials(atomic_energies: Tensor, graph: AtomicGraph, positions: Tenso
     center = positions[graph.center]
     at_neighbor = weighted - plain * (center + graph.vectors.detach())[:, None, :]
     at_center = weighted - plain * center[:, None, :]
-    return segment_sum(at_neighbor, graph.neighbor, graph.n_atoms) - segment_sum(
-        at_center, graph.center, graph.n_atoms
-    )
+    return segment_sum(at_neighbor, graph.neighbor, graph.n_atoms) - segment_sum(at_center, graph.center, graph.n_atoms)

@@ -289,7 +289,7 @@ def _bar(shown: bool, label: str, start: int, total: int | None) -> Iterator[Cal
     if not shown:
         yield lambda count: None
         return
-    from rich import console, progress  # noqa: PLC0415 - importing rich takes longer than finding a cached file
+    from rich import console, progress
 
     columns = ("{task.description}", progress.BarColumn(), progress.DownloadColumn(), progress.TimeRemainingColumn())
     with progress.Progress(

@@ -141,7 +141,6 @@ def neighborhood(graph: AtomicGraph, cutoff: float, nsel: int, excluded: Tensor)
     return Neighborhood(active, nsel, nsel - listed.degree, nsel - active.degree)
 
 
-
 TOO_CLOSE = 1e-5  # Å; below, directions are noise and forces infinite
 
 
@@ -167,15 +166,15 @@ def graph_of_structures(
     ValueError
         When two atoms sit on top of each other.
     """
-    parts, first = [], 0
+    parts: list[tuple[np.ndarray, ...]] = []
+    first = 0
     for index, (atoms, neighbors) in enumerate(zip(structures, lists, strict=True)):
-        center, neighbor, vectors, _ = neighbors.pairs(atoms)
-        _refuse_coincident(center, neighbor, vectors, index if len(structures) > 1 else None)
-        parts.append((center + first, neighbor + first, vectors, np.full(len(atoms), index)))
+        pairs = neighbors.pairs(atoms)
+        _refuse_coincident(*pairs[:3], index if len(structures) > 1 else None)
+        parts.append((pairs[0] + first, pairs[1] + first, pairs[2], np.full(len(atoms), index)))
         first += len(atoms)
-    center, neighbor, vectors, structure = (
-        torch.as_tensor(np.concatenate([part[i] for part in parts])).to(device) for i in range(4)
-    )
+    columns = zip(*parts, strict=True)
+    center, neighbor, vectors, structure = (torch.as_tensor(np.concatenate(column)).to(device) for column in columns)
     all_types = torch.as_tensor(np.concatenate(list(types))).to(device)
     return sorted_graph(all_types, center, neighbor, vectors, structure, len(structures), lists[0].cutoff)
 

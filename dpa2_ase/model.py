@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from . import derivatives
-from .config import AnyModelConfig, ModelConfig
+from .config import AnyModelConfig
 from .graph import AtomicGraph
-from .nn.atomic_models import StandardModel, make_atomic_model
+from .nn.atomic_models import AtomicModel, StandardModel, make_atomic_model
 from .nn.fitting import Fitting
 from .nn.repformer import Repformer
 from .nn.se_atten import SeAtten
@@ -116,7 +116,7 @@ class Potential(nn.Module):
     def total(self, atomic: Tensor, graph: AtomicGraph) -> Tensor:
         """Reduce contributions (N, ...) to structures (S, ...): the sum, or the mean for intensive properties."""
         total = segment_sum(atomic, graph.structure, graph.n_structures)
-        if isinstance(self.config, ModelConfig) and self.config.fitting_net.intensive and self.kind == "property":
+        if isinstance(self.model, StandardModel) and self.model.is_intensive:
             counted = (~self.model.exclusions.excluded_atoms[graph.types]).to(atomic.dtype)
             count = segment_sum(counted, graph.structure, graph.n_structures)
             total = total / count.clamp_min(1)[:, None]
@@ -166,7 +166,7 @@ def differentiable(graph: AtomicGraph) -> AtomicGraph:
     return replace(graph, vectors=graph.vectors.detach().requires_grad_())
 
 
-def _built(config: AnyModelConfig, state: dict[str, Tensor]) -> nn.Module:
+def _built(config: AnyModelConfig, state: dict[str, Tensor]) -> AtomicModel:
     """The model with the tensors of `state`, whose shapes are compared before anything of their size is allocated."""
     n_cells = [tensor.shape[2] for name, tensor in state.items() if name.endswith("tab_data") and tensor.ndim == 4]
     with torch.device("meta"):
@@ -184,8 +184,8 @@ def _built(config: AnyModelConfig, state: dict[str, Tensor]) -> nn.Module:
     model = make_atomic_model(config, n_cells)
     model.load_state_dict(stored)
     for prefix in tables:
-        block = model.get_submodule(prefix.removesuffix("."))
-        block.features.net = QuinticTable(state[f"{prefix}compress_info.0"], state[f"{prefix}compress_data.0"])
+        features = model.get_submodule(f"{prefix}features")
+        features.net = QuinticTable(state[f"{prefix}compress_info.0"], state[f"{prefix}compress_data.0"])
     return model
 
 

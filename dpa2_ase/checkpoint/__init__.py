@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import AnyModelConfig, parse_model
+from ..config import AnyModelConfig, DPA2Config, ModelConfig, parse_model
 from ..model import Potential
 from .archive import StoredTensor, TorchArchive
 from .documents import read_exported, read_hdf5, read_yaml
@@ -34,6 +35,7 @@ __all__ = [
     "heads",
     "load_potential",
     "read_checkpoint",
+    "summary",
 ]
 
 
@@ -164,9 +166,7 @@ def _read_tensors(section: RawModel, path: Path) -> dict[str, Tensor]:
     with zipfile.ZipFile(path) as archive:
         opened = TorchArchive(archive)
         try:
-            return {
-                name: t.read(opened) if isinstance(t, StoredTensor) else t for name, t in section.tensors.items()
-            }
+            return {name: t.read(opened) if isinstance(t, StoredTensor) else t for name, t in section.tensors.items()}
         except (zipfile.BadZipFile, CheckpointError) as error:
             raise CheckpointError(f"{path}: {error}") from error
 
@@ -213,3 +213,55 @@ def describe_heads(infos: Mapping[str, HeadInfo]) -> str:
         lines.append(f"  {info.name}: {' '.join(elements)}" + ("" if info.observed else " (accepted)"))
     return "\n".join(lines)
 
+
+def summary(path: str | Path) -> dict[str, Any]:
+    """Facts about a model file that fit on a page and into JSON: format, writer, sha256, and its heads.
+
+    Heads that this package cannot evaluate are listed with the reason.
+    """
+    path = Path(path)
+    raw = _read_raw(path)
+    facts: dict[str, Any] = {
+        "file": str(path),
+        "format": raw.format,
+        "writer": raw.writer or "not recorded",
+        "sha256": file_sha256(path),
+        "size": f"{path.stat().st_size / 1024**2:.2f} MiB",
+    }
+    if "step" in raw.training:
+        facts["training_step"] = raw.training["step"]
+    facts["heads"] = {
+        name: {"kind": info.kind, "elements": info.elements, "observed": info.observed, "aliases": info.aliases}
+        | _head_facts(raw.heads[name])
+        for name, info in _head_infos(raw).items()
+    }
+    return facts
+
+
+def _head_facts(raw: RawModel) -> dict[str, Any]:
+    section, applied = upgrade(raw)
+    try:
+        config = parse_model(section.params)
+    except ValueError as error:
+        return {"unsupported": str(error)}
+    learned = [t for name, t in section.tensors.items() if name.endswith(_LEARNED)]
+    parts = [config] if isinstance(config, ModelConfig) else list(getattr(config, "models", ()))
+    descriptors = [part.descriptor for part in parts if isinstance(part, ModelConfig)]
+    return {
+        "descriptor": " + ".join(type(d).__name__.removesuffix("Config") for d in descriptors) or "pair table",
+        "cutoffs": _cutoffs(config),
+        "precision": ", ".join(sorted({d.precision for d in descriptors})) or "float64",
+        "parameters": sum(math.prod(t.shape) for t in learned),
+        "upgrades": applied,
+    }
+
+
+_LEARNED = (".matrix", ".bias", ".idt", "_raw", *(f"_residual.{index}" for index in range(5)))
+
+
+def _cutoffs(config: AnyModelConfig) -> dict[str, float]:
+    descriptor = getattr(config, "descriptor", None)
+    if not isinstance(descriptor, DPA2Config):
+        return {"model": config.rcut}
+    cutoffs = {"repinit": descriptor.repinit.rcut, "repformer": descriptor.repformer.rcut}
+    return cutoffs | ({"three-body": descriptor.three_body.rcut} if descriptor.three_body else {})

@@ -98,8 +98,10 @@ class StoredTensor:
         flat = torch.frombuffer(bytearray(raw), dtype=self.dtype) if raw else torch.empty(0, dtype=self.dtype)
         count = math.prod(self.shape)
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
-        if min((*self.shape, *self.stride, self.offset), default=0) < 0 or count > len(flat) or (
-            count and last >= len(flat)
+        if (
+            min((*self.shape, *self.stride, self.offset), default=0) < 0
+            or count > len(flat)
+            or (count and last >= len(flat))
         ):
             raise CheckpointError(f"tensor data/{self.key} is smaller than its shape {self.shape}; the file is damaged")
         return flat.as_strided(self.shape, self.stride, self.offset).clone() if count else flat.new_empty(self.shape)

@@ -67,7 +67,9 @@ def _compose_plain(self: Any, parent: Any, index: Any) -> Any:
 def read_exported(archive: zipfile.ZipFile) -> RawFile:
     """A ``.pte`` or ``.pt2`` archive: the compiled program is left alone, the weights stand beside it as JSON."""
     name = next(n for n in archive.namelist() if n.endswith("extra/model.json"))
-    return _read_document(json.loads(read_entry(archive, archive.getinfo(name))), None, "DeePMD-kit exported archive (.pte, .pt2)")
+    return _read_document(
+        json.loads(read_entry(archive, archive.getinfo(name))), None, "DeePMD-kit exported archive (.pte, .pt2)"
+    )
 
 
 def _read_document(tree: Any, fetch: Any, kind: str) -> RawFile:
@@ -270,4 +272,3 @@ def _fitting(node: Any, prefix: str, arrays: _Arrays) -> Node:
     if scale is not None:
         options["scale"] = scale.flatten().tolist()
     return options
-

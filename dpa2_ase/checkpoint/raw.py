@@ -82,4 +82,3 @@ def _collect(stub: Stub, prefix: str, tensors: dict[str, StoredTensor | Tensor])
             tensors[prefix + name] = value
         elif isinstance(value, Stub):
             _collect(value, f"{prefix}{name}.", tensors)
-

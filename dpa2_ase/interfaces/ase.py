@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..model import Potential
     from ..neighbors import NeighborList
-    from .evaluator import Evaluator, Pending
+    from .evaluator import Pending
 
 GIB = 1024.0**3
 
@@ -135,8 +135,7 @@ class DPA2Calculator(Calculator):
         old = self.atoms
         if old is not None:
             for name in ("fparam", "aparam"):
-                now, then = _parameter(atoms, name), _parameter(old, name)
-                if not np.array_equal(now, then):
+                if not np.array_equal(_parameter(atoms, name), _parameter(old, name)):
                     changes.append(name)
         return changes
 
@@ -254,8 +253,7 @@ class DPA2Calculator(Calculator):
         return self.__dict__ | {"_pending": None, "_neighbors": None}
 
 
-def _parameter(atoms: Atoms, name: str) -> np.ndarray | None:
+def _parameter(atoms: Atoms, name: str) -> np.ndarray:
+    """A user's parameter, or an array of nothing."""
     value = atoms.arrays.get(name, atoms.info.get(name))
-    return None if value is None else np.asarray(value)
-
-
+    return np.asarray([] if value is None else value)

@@ -33,7 +33,9 @@ def find_model(model: str | Path | None) -> Path:
     names = {name.lower(): name for name in PRETRAINED}
     if str(model).lower() in names:
         return model_path(names[str(model).lower()])
-    raise FileNotFoundError(f"no model file {path}, and no official model of that name; known names: {sorted(PRETRAINED)}")
+    raise FileNotFoundError(
+        f"no model file {path}, and no official model of that name; known names: {sorted(PRETRAINED)}"
+    )
 
 
 def find_device(device: str | torch.device | None) -> torch.device:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ..config import AnyModelConfig, LinearConfig, ModelConfig, PairTableConfig, ZBLConfig
+from ..config import AnyModelConfig, LinearConfig, ModelConfig, PairTableConfig, UnsupportedModelError, ZBLConfig
 from ..graph import AtomicGraph
 from ..ops import segment_sum, smooth_switch, type_pair_mask
 from .descriptors import make_descriptor
@@ -41,7 +41,15 @@ class _Exclusions(nn.Module):
         return values.masked_fill(mute, 0.0)
 
 
-class StandardModel(nn.Module):
+class AtomicModel(nn.Module):
+    """Whatever gives contributions of atoms from a graph."""
+
+    def represent(self, graph: AtomicGraph) -> BlockOutput:
+        """The descriptor's outputs; raises UnsupportedModelError where there is no descriptor."""
+        raise UnsupportedModelError(f"a {type(self).__name__} has no descriptor")
+
+
+class StandardModel(AtomicModel):
     """A descriptor and a fitting net."""
 
     out_bias: Tensor
@@ -64,6 +72,11 @@ class StandardModel(nn.Module):
     def dtype(self) -> torch.dtype:
         """Precision of the descriptor."""
         return next(self.descriptor.parameters()).dtype
+
+    @property
+    def is_intensive(self) -> bool:
+        """Whether a structure's value is the mean over its atoms, not the sum."""
+        return self.config.kind == "property" and self.config.fitting_net.intensive
 
     def forward(self, graph: AtomicGraph, fparam: Parameters = None, aparam: Parameters = None) -> Tensor:
         """Contributions of all atoms in float64; see `Potential.atomic` for shapes."""
@@ -95,11 +108,13 @@ class StandardModel(nn.Module):
 
     def _polar_scale(self) -> Tensor:
         scale = self.config.fitting_net.scale
-        values = torch.tensor(1.0 if scale is None else scale, dtype=torch.float64, device=self.out_bias.device).flatten()
+        values = torch.tensor(
+            1.0 if scale is None else scale, dtype=torch.float64, device=self.out_bias.device
+        ).flatten()
         return values.expand(len(self.config.type_map)) if len(values) == 1 else values
 
 
-class PairTable(nn.Module):
+class PairTable(AtomicModel):
     r"""A pair potential given as cubic splines, :math:`e_i = \frac12 \sum_j V_{t_i t_j}(r_{ij})`.
 
     Parameters
@@ -139,7 +154,7 @@ class PairTable(nn.Module):
         return segment_sum(energy, graph.center, graph.n_atoms) / 2 + self.out_bias[graph.types, 0]
 
 
-class ZBL(nn.Module):
+class ZBL(AtomicModel):
     r"""Join a deep potential to a short-range pair table.
 
     The table's share of atom i falls from one to zero while the soft minimum of its distances
@@ -147,12 +162,14 @@ class ZBL(nn.Module):
     """
 
     out_bias: Tensor
+    models: Sequence[AtomicModel]
 
     def __init__(self, config: ZBLConfig, n_cells: int) -> None:
         super().__init__()
         self.config = config
         n_types = len(config.type_map)
-        self.models = nn.ModuleList([StandardModel(config.models[0]), PairTable(config.models[1], n_cells)])
+        parts = [StandardModel(config.models[0]), PairTable(config.models[1], n_cells)]
+        self.models = nn.ModuleList(parts)  # type: ignore[assignment]  # a ModuleList forgets what it holds
         self.register_buffer("out_bias", torch.zeros(n_types, 1, dtype=torch.float64))
         self.exclusions = _Exclusions(config.pair_exclude_types, config.atom_exclude_types, n_types)
 
@@ -179,16 +196,17 @@ class ZBL(nn.Module):
         return torch.where(mean == 0, torch.zeros_like(share), share)  # no neighbors: the deep potential alone
 
 
-class LinearModel(nn.Module):
+class LinearModel(AtomicModel):
     """A weighted sum of energy models, which may know different elements and cutoffs."""
 
     out_bias: Tensor
+    models: Sequence[AtomicModel]
 
-    def __init__(self, config: LinearConfig, models: Sequence[nn.Module]) -> None:
+    def __init__(self, config: LinearConfig, models: Sequence[AtomicModel]) -> None:
         super().__init__()
         self.config = config
         n_types = len(config.type_map)
-        self.models = nn.ModuleList(models)
+        self.models = nn.ModuleList(models)  # type: ignore[assignment]  # as above
         self.register_buffer("out_bias", torch.zeros(n_types, 1, dtype=torch.float64))
         self.exclusions = _Exclusions(config.pair_exclude_types, config.atom_exclude_types, n_types)
         for index, part in enumerate(config.models):
@@ -227,11 +245,11 @@ class LinearModel(nn.Module):
         return views
 
 
-def make_atomic_model(config: AnyModelConfig, n_cells: Sequence[int] = ()) -> nn.Module:
+def make_atomic_model(config: AnyModelConfig, n_cells: Sequence[int] = ()) -> AtomicModel:
     """The module a configuration asks for; `n_cells` are the sizes of its pair tables in order."""
     sizes = iter(n_cells)
 
-    def make(part: AnyModelConfig) -> nn.Module:
+    def make(part: AnyModelConfig) -> AtomicModel:
         if isinstance(part, ModelConfig):
             return StandardModel(part)
         if isinstance(part, PairTableConfig):

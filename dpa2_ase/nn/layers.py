@@ -104,7 +104,10 @@ def embedding_net(n_in: int, neuron: Sequence[int], activation: str, timestep: b
     """Layers of the given widths with skips and an activation on every layer, the last included."""
     widths = [n_in, *neuron]
     return nn.Sequential(
-        *(Dense(a, b, activation=activation, timestep=timestep, resnet=True) for a, b in zip(widths, neuron, strict=False))
+        *(
+            Dense(a, b, activation=activation, timestep=timestep, resnet=True)
+            for a, b in zip(widths, neuron, strict=False)
+        )
     )
 
 

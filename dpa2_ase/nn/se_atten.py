@@ -68,7 +68,7 @@ class NeighborAttention(nn.Module):
 
     def of_empty_slot(self, feature: Tensor) -> Tensor:
         """Features of a slot without neighbor: nobody attends to it, only bias and norm act."""
-        return self.norm(feature + self.output.bias)
+        return self.norm(feature + self.output(feature.new_zeros(1, self.config.attn)))
 
 
 class SeAtten(nn.Module):
@@ -154,8 +154,7 @@ class SeAtten(nn.Module):
         nothing = torch.zeros_like(row[:, 0])
         feature = self.features(row[:, 0], graph.first_type, graph.types, type_embedding, nothing)
         for layer in self.attention:
+            assert isinstance(layer, NeighborAttention)  # for the type checker: a ModuleList forgets
             feature = layer.of_empty_slot(feature)
         moment = hood.n_empty[:, None, None] * row[:, :, None] * feature[:, None, :]  # (N, 4, C)
         return F.pad(moment, (0, 0, 0, n_rows - 4))
-
-
