@@ -226,7 +226,7 @@ def relax(  # noqa: PLR0913  # one parameter per option
                 cell=cell,
                 optimizer=optimizer,
                 max_steps=max_steps,
-                on_step=lambda step, force: advance(1, f"step {step}, max force {force:.3g} eV/Å"),
+                on_step=lambda step, force: advance(bool(step), f"step {step}, max force {force:.3g} eV/Å"),
             )
         runs.append(done)
         _print_relaxation(name, done)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+EMPTY_LOGIT = -20.0  # what the padded training code gives a slot that holds no neighbor
+
 
 def segment_sum(values: Tensor, index: Tensor, n_segments: int) -> Tensor:
     """Sum rows of `values` (E, ...) that share an entry of `index` (E,); returns (n_segments, ...)."""
@@ -14,16 +16,19 @@ def segment_sum(values: Tensor, index: Tensor, n_segments: int) -> Tensor:
 def smooth_switch(distances: Tensor, onset: float, cutoff: float) -> Tensor:
     r"""Fall smoothly from one at `onset` to zero at `cutoff` (Å), with two continuous derivatives.
 
-    .. math:: w = u^3 (-6u^2 + 15u - 10) + 1, \quad u = \mathrm{clamp}((r - r_s) / (r_c - r_s), 0, 1)
+    .. math:: w = v^3 (6v^2 - 15v + 10), \quad v = \mathrm{clamp}((r_c - r) / (r_c - r_s), 0, 1)
+
+    The same polynomial as DeePMD-kit's in :math:`u = 1 - v`, but without cancellation where it falls to zero: in float32
+    the other form is noise of either sign there, and attention divides by it.
     """
-    u = ((distances - onset) / (cutoff - onset)).clamp(0, 1)
-    return u**3 * (-6 * u**2 + 15 * u - 10) + 1
+    v = ((cutoff - distances) / (cutoff - onset)).clamp(0, 1)
+    return v**3 * (6 * v**2 - 15 * v + 10)
 
 
-def softmax_with_empty_slots(logits: Tensor, weight: Tensor, empty: Tensor, floor: float = -20.0) -> Tensor:
+def softmax_with_empty_slots(logits: Tensor, weight: Tensor, empty: Tensor) -> Tensor:
     r"""Softmax over the last axis as the padded training code computes it, without the padding.
 
-    .. math:: A_k = w_k e^{l_k} / (\sum_{k'} e^{l_{k'}} + a\, e^{floor})
+    .. math:: A_k = w_k e^{l_k} / (\sum_{k'} e^{l_{k'}} + a\, e^{-20})
 
     Parameters
     ----------
@@ -31,18 +36,14 @@ def softmax_with_empty_slots(logits: Tensor, weight: Tensor, empty: Tensor, floo
         Shape (..., n).
     empty
         Number of slots `a` of the padded list that held no neighbor; broadcasts over (..., 1).
-    floor
-        Logit of an empty slot.
     """
-    shift = logits.detach().amax(-1, keepdim=True).clamp_min(floor)
+    shift = logits.detach().amax(-1, keepdim=True).clamp_min(EMPTY_LOGIT)
     exponential = (logits - shift).exp()
-    total = exponential.sum(-1, keepdim=True) + empty * (floor - shift).exp()
+    total = exponential.sum(-1, keepdim=True) + empty * (EMPTY_LOGIT - shift).exp()
     return weight * exponential / total
 
 
-def segment_softmax(
-    logits: Tensor, weight: Tensor, index: Tensor, empty: Tensor | None, n_segments: int, floor: float = -20.0
-) -> Tensor:
+def segment_softmax(logits: Tensor, weight: Tensor, index: Tensor, empty: Tensor | None, n_segments: int) -> Tensor:
     """Softmax of `logits` (E, H) over edges that share an entry of `index` (E,).
 
     Parameters
@@ -52,14 +53,14 @@ def segment_softmax(
     empty
         Empty slots per segment (n_segments,), as in `softmax_with_empty_slots`; ``None`` for a plain softmax.
     """
-    start = -torch.inf if empty is None else floor
+    start = -torch.inf if empty is None else EMPTY_LOGIT
     expanded = index[:, None].expand_as(logits)
     shift = logits.new_full((n_segments, logits.shape[1]), start)
     shift = shift.scatter_reduce(0, expanded, logits.detach(), "amax")
     exponential = (logits - shift[index]).exp()
     total = segment_sum(exponential, index, n_segments)
     if empty is not None:
-        total = total + empty[:, None] * (floor - shift).exp()
+        total = total + empty[:, None] * (EMPTY_LOGIT - shift).exp()
     return weight[:, None] * exponential / total[index]
 
 

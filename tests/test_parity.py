@@ -20,12 +20,14 @@ from dpa2_ase.model import differentiable
 DATA = Path(__file__).parent / "data"
 CONTAINERS = (".pt", ".pth", ".dp", ".hdf5", ".yaml", ".pte", ".pt2")
 NUMBERS_OF = {"dpa2-strip-compressed": "dpa2-strip"}  # the same weights as tables
+INCOMPLETE = {"linear-mean.pth"}  # DeePMD-kit leaves the configuration out of frozen linear models
 # float64: rounding of another summation order, amplified by derivatives; float32: about 100 roundings of 1e-7
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5}
 DERIVATIVE_TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
 pytestmark = [
     pytest.mark.filterwarnings("ignore:this model was trained with set_davg_zero:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*atoms have more than .* neighbors:UserWarning"),  # the -truncated cases
+    pytest.mark.filterwarnings("ignore:head .* was not trained on:UserWarning"),
 ]
 
 
@@ -52,7 +54,7 @@ def _cases() -> list[Case]:
     for folder in ("parity", "extra"):
         for path in sorted((DATA / folder).iterdir()):
             numbers = path.with_name(f"{NUMBERS_OF.get(path.stem, path.stem)}.npz")
-            if path.suffix in CONTAINERS and numbers.exists():
+            if path.suffix in CONTAINERS and numbers.exists() and path.name not in INCOMPLETE:
                 keys = _read(numbers)
                 heads = sorted({key.split("/")[0] for key in keys if key.count("/") == 2})
                 found += [Case(path, numbers, head) for head in heads or [None]]
@@ -190,7 +192,10 @@ def test_bundled_model(sample):
     "name", ["parity/dpa2-float32", "extra/dpa1-float32", "parity/dpa2-everything", "parity/dpa1-attn"]
 )
 def test_other_precision(name):
-    """Nets of one precision evaluated in the other: 1e-5, about 100 float32 roundings."""
+    """Nets of one precision evaluated in the other: 1e-5, about 100 float32 roundings.
+
+    In `dpa1-attn` some neighbors are just inside the cutoff, where a switch with cancellation spoils the directions.
+    """
     path = DATA / f"{name}.pt"
     stored, _ = open_evaluator(path)
     other = "float32" if precision(stored) == torch.float64 else "float64"
@@ -199,9 +204,8 @@ def test_other_precision(name):
     for sample in samples(path.with_suffix(".npz")):
         found = evaluate(evaluator, sample.atoms)
         assert found["energy"].dtype == found["forces"].dtype == np.float64
-        for key, value in found.items():
-            error = difference(value, sample.expected[key])
-            assert 0 < error <= 1e-5, key
+        errors = {key: difference(value, sample.expected[key]) for key, value in found.items()}
+        assert 0 < max(errors.values()) <= 1e-5, errors
 
 
 def test_every_stored_file_has_a_model():

@@ -29,20 +29,21 @@ SMOOTH = (
     "dpa2-resincr-layer",
 )
 NOT_SMOOTH = ("dpa2-resavg-nosmooth",)
+HIGHER_DEGREES = ("extra/dpa1-lmax4",)  # cutoff 4 Å
 
 
 @cache
 def _potential(name: str) -> Potential:
-    potential = load_potential(DATA / "parity" / f"{name}.pt")
+    potential = load_potential(DATA / f"{name}.pt" if "/" in name else DATA / "parity" / f"{name}.pt")
     for module in potential.modules():
         if isinstance(module, Environment):
             module.std[:, 2:] = module.std[:, 1:2]  # the files' noise treats x, y and z differently
-            module.mean.zero_()
+            module.mean[:, 1:] = 0.0
     return potential
 
 
 def potential(name: str) -> Potential:
-    """A rotation-invariant float64 model with the weights of a parity file and no mean of the environment."""
+    """A rotation-invariant float64 model with the weights of a parity file (or of ``extra/NAME``) and no angular mean of the environment."""
     return _potential(name)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ class Evaluator:
     def inputs(
         self, structures: Sequence[Atoms], lists: Sequence[NeighborList], fparam: Any = None, aparam: Any = None
     ) -> Inputs:
-        """Check structures and bring them into the model's form; `fparam`, `aparam` are used where a structure has none.
+        """Check structures and bring them into the model's form; `fparam`, `aparam` serve those that have none.
 
         Raises
         ------
@@ -140,8 +141,8 @@ class Evaluator:
         known = [name for name, info in self.heads.items() if set(unknown) <= set(info.elements)]
         others = f"; heads of this file that know them: {known}" if known else ""
         return (
-            f"elements {unknown} (atoms {shown}) are not in the model's type map {list(self.potential.type_map)}{others}; "
-            "use a model trained on them or remove the atoms"
+            f"elements {unknown} (atoms {shown}) are not in the model's type map "
+            f"{list(self.potential.type_map)}{others}; use a model trained on them or remove the atoms"
         )
 
     def _fparam(self, structures: Sequence[Atoms], default: Any) -> Tensor | None:
@@ -248,7 +249,7 @@ class Evaluator:
         energy = self.potential(graph, inputs.fparam, inputs.aparam)
         gradient = derivatives.edge_gradient(energy, graph, create_graph=True)
         size = 3 * len(atoms)
-        if not gradient.requires_grad:
+        if not size or not gradient.requires_grad:  # no atoms, or no edges
             return np.zeros((size, size))
         flat = derivatives.forces(gradient, graph).flatten()
         rows = []
@@ -295,7 +296,7 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 
 def _rows(structures: Sequence[Atoms]) -> list[slice]:
     ends = np.cumsum([0, *(len(atoms) for atoms in structures)])
-    return [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [slice(a, b) for a, b in pairwise(ends)]
 
 
 def _default_fparam(configs: Sequence[FittingConfig]) -> tuple[float, ...] | None:

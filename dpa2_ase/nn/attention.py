@@ -9,14 +9,16 @@ from torch import Tensor, nn
 
 from ..config import RepformerConfig
 from ..graph import Neighborhood
-from ..ops import segment_softmax, segment_sum, softmax_with_empty_slots
+from ..ops import EMPTY_LOGIT, segment_softmax, segment_sum, softmax_with_empty_slots
 from .layers import Dense, LayerNorm
 
 
 class PairAttention(nn.Module):
     r"""Pairs of one center attend to each other; updates the invariant and the equivariant pair channel.
 
-    .. math:: A^h_{jk} = softmax_k(Q^h_j \cdot K^h_k / \sqrt{d}\; [h_j \cdot h_k]), \quad B^h_{jk} = A^h_{jk}\, h_j \cdot h_k / \sqrt 3
+    .. math::
+        A^h_{jk} = softmax_k(Q^h_j \cdot K^h_k / \sqrt{d}\; [h_j \cdot h_k]), \quad
+        B^h_{jk} = A^h_{jk}\, h_j \cdot h_k / \sqrt 3
 
     Parameters
     ----------
@@ -65,7 +67,7 @@ class PairAttention(nn.Module):
             logits = logits * cosine
         if self.smooth:
             pair_switch = (switch[:, :, None] * switch[:, None, :])[:, None]
-            logits = (logits + 20) * pair_switch - 20
+            logits = (logits - EMPTY_LOGIT) * pair_switch + EMPTY_LOGIT
             weight = softmax_with_empty_slots(logits, pair_switch, n_dead[:, None, None, None])
         else:
             weight = logits.softmax(dim=-1)
@@ -91,7 +93,7 @@ class LocalAttention(nn.Module):
         key, value = key_value.split([self.hidden, node.shape[1]], dim=1)
         logits = (query * key).sum(1) / math.sqrt(self.hidden)  # (E, H)
         if self.smooth:
-            logits = (logits + 20) * switch[:, None] - 20
+            logits = (logits - EMPTY_LOGIT) * switch[:, None] + EMPTY_LOGIT
             weight = segment_softmax(logits, switch, graph.center, hood.n_dead, graph.n_atoms)
         else:
             weight = segment_softmax(logits, torch.ones_like(switch), graph.center, None, graph.n_atoms)

@@ -167,7 +167,7 @@ class Repformer(nn.Module):
 
     excluded: Tensor
 
-    def __init__(  # noqa: PLR0913  # what the descriptor shares with its blocks
+    def __init__(
         self,
         config: RepformerConfig,
         n_types: int,

@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812  # the field's usual name
 
 from ..config import SeAttenConfig
 from ..graph import AtomicGraph, Neighborhood, neighborhood
-from ..ops import segment_sum, softmax_with_empty_slots, type_pair_mask
+from ..ops import EMPTY_LOGIT, segment_sum, softmax_with_empty_slots, type_pair_mask
 from .environment import EdgeEnvironment, Environment
 from .layers import Dense, LayerNorm
 from .pair_features import PairFeatures
@@ -64,7 +64,9 @@ class NeighborAttention(nn.Module):
         if not self.config.smooth:
             return logits.softmax(dim=-1)
         pair_switch = switch[:, :, None] * switch[:, None, :]
-        return softmax_with_empty_slots((logits + 20) * pair_switch - 20, pair_switch, n_dead[:, None, None])
+        return softmax_with_empty_slots(
+            (logits - EMPTY_LOGIT) * pair_switch + EMPTY_LOGIT, pair_switch, n_dead[:, None, None]
+        )
 
     def of_empty_slot(self, feature: Tensor) -> Tensor:
         """Features of a slot without neighbor: nobody attends to it, only bias and norm act."""

@@ -16,7 +16,8 @@ from .pair_features import PairFeatures
 class ThreeBody(nn.Module):
     r"""Sum features of all ordered pairs of neighbors, a neighbor with itself included.
 
-    .. math:: D_i = \frac{1}{N_{sel}^2} \sum_{jk} c_{jk}\, g(c_{jk}, T_j, T_k), \quad c_{jk} = R_j[1{:}4] \cdot R_k[1{:}4]
+    .. math::
+        D_i = \frac{1}{N_{sel}^2} \sum_{jk} c_{jk}\, g(c_{jk}, T_j, T_k), \quad c_{jk} = R_j[1{:}4] \cdot R_k[1{:}4]
 
     References
     ----------

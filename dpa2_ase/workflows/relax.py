@@ -37,12 +37,16 @@ class Relaxation:
 
 def state_of(atoms: Atoms) -> State:
     """Energy, largest force, pressure and lattice of `atoms`, which has a calculator."""
-    forces = atoms.get_forces()
-    max_force = float(np.sqrt((forces**2).sum(axis=1).max())) if len(atoms) else 0.0
     pressure = None
     if atoms.pbc.any():
         pressure = -float(atoms.get_stress(voigt=False).trace()) / 3 / GPa
-    return State(float(atoms.get_potential_energy()), max_force, pressure, tuple(map(float, atoms.cell.cellpar())))
+    return State(
+        float(atoms.get_potential_energy()), _max_force(atoms), pressure, tuple(map(float, atoms.cell.cellpar()))
+    )
+
+
+def _max_force(atoms: Atoms) -> float:
+    return float(np.linalg.norm(atoms.get_forces(), axis=1).max(initial=0.0))
 
 
 def relax(  # noqa: PLR0913  # the choices of a relaxation
@@ -69,7 +73,7 @@ def relax(  # noqa: PLR0913  # the choices of a relaxation
     max_steps
         Stop after so many steps even if not converged.
     on_step
-        Called after every step with its number and the largest force.
+        Called with the number of the step and the largest force, eV/Å, before the first step and after each.
 
     Raises
     ------
@@ -88,12 +92,8 @@ def relax(  # noqa: PLR0913  # the choices of a relaxation
     moving.calc = atoms.calc
     initial = state_of(moving)
     target = FrechetCellFilter(moving) if cell else moving
-    steps = 0
     with OPTIMIZERS[optimizer.lower()](target, logfile=None) as run:
-        converged = not len(moving)
-        if len(moving):
-            for converged in run.irun(fmax=fmax, steps=max_steps):
-                steps = run.nsteps
-                if on_step is not None:
-                    on_step(steps, state_of(moving).max_force)
-    return Relaxation(moving, bool(converged), steps, initial, state_of(moving))
+        if on_step is not None:
+            run.attach(lambda: on_step(run.nsteps, _max_force(moving)))
+        converged = bool(run.run(fmax=fmax, steps=max_steps)) if len(moving) else True
+        return Relaxation(moving, converged, run.nsteps, initial, state_of(moving))
