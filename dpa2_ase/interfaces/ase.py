@@ -141,10 +141,7 @@ class DPA2Calculator(Calculator):
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         """One result; see `ase.calculators.calculator.BaseCalculator.get_property`."""
-        if name not in self.implemented_properties:
-            raise PropertyNotImplementedError(
-                f"this model (fitting {self.evaluator.kind!r}) has no {name!r}; it has {self.implemented_properties}"
-            )
+        self._refuse_unknown({name})
         return super().get_property(name, atoms, allow_calculation)
 
     def calculate(
@@ -171,8 +168,9 @@ class DPA2Calculator(Calculator):
         if self.atoms is None:
             raise ValueError("no structure to calculate; give atoms")
         if system_changes:
-            self._pending = None
+            self.results, self._pending = {}, None
         wanted = set(properties)
+        self._refuse_unknown(wanted)
         if wanted & NEEDS_CELL and not self.atoms.pbc.any():
             raise PropertyNotImplementedError(
                 "the stress of a structure without periodic directions is not defined; set a cell and atoms.pbc"
@@ -188,6 +186,13 @@ class DPA2Calculator(Calculator):
             self.results.update(self.evaluator.gradients(self._pending, [self.atoms])[0])
         if not is_energy or wanted & NEEDS_GRADIENT:
             self._pending = None
+
+    def _refuse_unknown(self, names: Iterable[str]) -> None:
+        unknown = sorted({*names} - {*self.implemented_properties})
+        if unknown:
+            raise PropertyNotImplementedError(
+                f"this model (fitting {self.evaluator.kind!r}) has no {unknown}; it has {self.implemented_properties}"
+            )
 
     def _list(self) -> NeighborList:
         """The neighbor list, built anew only if it could miss a neighbor."""
@@ -215,11 +220,9 @@ class DPA2Calculator(Calculator):
             One dictionary per structure, in order, as in ``calc.results``. Molecules have no ``stress``.
         """
         names = set(self.implemented_properties) - {"stresses"} if properties is None else set(properties)
-        unknown = names - set(self.implemented_properties)
-        if unknown or "stresses" in names:
-            raise PropertyNotImplementedError(
-                f"evaluate does not give {sorted(unknown or {'stresses'})}; it gives {self.implemented_properties}"
-            )
+        self._refuse_unknown(names)
+        if "stresses" in names:
+            raise PropertyNotImplementedError("evaluate does not give stresses of atoms; ask structure by structure")
         return self.evaluator.batch(
             list(structures), names, memory=self.batch_memory * GIB, fparam=self.fparam, aparam=self.aparam
         )

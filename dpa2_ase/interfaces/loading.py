@@ -44,8 +44,8 @@ def find_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.zeros(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, device=chosen, dtype=torch.float64)  # energies are summed in float64, which not all devices have
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         available = ["cpu", *(f"cuda:{index}" for index in range(count))]
         raise ValueError(f"device {str(device)!r} is not available here; available: {available}") from error
