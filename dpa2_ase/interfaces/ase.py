@@ -13,6 +13,8 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
+from .properties import NEEDS_CELL, NEEDS_GRADIENT, PROPERTIES
+
 if TYPE_CHECKING:
     import torch
 
@@ -70,6 +72,7 @@ class DPA2Calculator(Calculator):
     """
 
     name = "dpa2"
+    implemented_properties = list(PROPERTIES["ener"])  # noqa: RUF012  # as ASE; of energy models, an instance has its own
     ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012  # declared so by ASE
 
     def __init__(  # noqa: PLR0913  # each is a choice of the user's
@@ -89,6 +92,7 @@ class DPA2Calculator(Calculator):
 
         self._ready = False
         self.evaluator, self.source = open_evaluator(model, head=head, device=device, dtype=dtype)
+        self.implemented_properties = self.evaluator.properties
         if not 0 <= skin < np.inf or not batch_memory > 0:
             raise ValueError(f"skin should be at least 0 Å and batch_memory above 0 GiB, found {skin}, {batch_memory}")
         self.skin, self.batch_memory = float(skin), float(batch_memory)
@@ -107,16 +111,6 @@ class DPA2Calculator(Calculator):
         self._ready = True
 
     # ---- what ASE asks --------------------------------------------------------------------------------------------
-
-    @property
-    def implemented_properties(self) -> list[str]:  # type: ignore[override]  # ASE allows either
-        """What this model can answer."""
-        from .evaluator import PROPERTIES
-
-        names = [*PROPERTIES[self.evaluator.kind]]
-        if self.evaluator.kind == "property":
-            names.append(self.evaluator.config.fitting_net.property_name)  # type: ignore[union-attr]  # of this kind
-        return names
 
     def set(self, **kwargs: Any) -> dict[str, Any]:
         """Refuse changes after construction: a model cannot be exchanged under a calculator's results."""
@@ -161,8 +155,6 @@ class DPA2Calculator(Calculator):
         PropertyNotImplementedError
             For what the model does not predict, and for the stress of a molecule.
         """
-        from .evaluator import NEEDS_CELL, NEEDS_GRADIENT
-
         if atoms is not None:
             self.atoms = atoms.copy()
         if self.atoms is None:

@@ -22,18 +22,9 @@ from ..graph import AtomicGraph, graph_of_structures
 from ..memory import evaluation_bytes, split_by_memory
 from ..model import Potential, differentiable
 from ..neighbors import NeighborList, build_neighbor_list
+from .properties import NEEDS_GRADIENT, PROPERTIES
 
 Results = dict[str, Any]
-
-PROPERTIES: dict[str, tuple[str, ...]] = {
-    "ener": ("energy", "free_energy", "forces", "stress", "energies", "stresses", "virial"),
-    "dipole": ("dipole", "dipoles"),
-    "polar": ("polarizability", "polarizabilities"),
-    "dos": ("dos", "atomic_dos"),
-    "property": ("property", "atomic_property"),
-}
-NEEDS_GRADIENT = frozenset({"forces", "stress", "stresses", "virial"})
-NEEDS_CELL = frozenset({"stress", "stresses"})
 
 
 @dataclass(frozen=True)
@@ -96,6 +87,12 @@ class Evaluator:
     def kind(self) -> str:
         """What the model predicts: ``ener``, ``dipole``, ``polar``, ``dos`` or ``property``."""
         return self.potential.kind
+
+    @property
+    def properties(self) -> list[str]:
+        """Names of what the model can answer; a property also goes by its own name."""
+        fitting = getattr(self.config, "fitting_net", None)
+        return [*PROPERTIES[self.kind], *([fitting.property_name] if fitting and self.kind == "property" else [])]
 
     # ---- inputs ---------------------------------------------------------------------------------------------------
 
@@ -190,8 +187,8 @@ class Evaluator:
         names = PROPERTIES[self.kind]
         if self.kind != "ener":
             results = [{names[0]: total[s], names[1]: atomic[rows[s]]} for s in range(len(structures))]
-            name = getattr(self.config, "fitting_net", FittingConfig()).property_name
-            return [r | {name: r["property"]} for r in results] if self.kind == "property" else results
+            own_names = self.properties[2:]
+            return [r | dict.fromkeys(own_names, r[names[0]]) for r in results]
         return [
             {"energy": float(total[s]), "free_energy": float(total[s]), "energies": atomic[rows[s]]}
             for s in range(len(structures))
