@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from tempfile import TemporaryDirectory
+
     from ase import Atoms
 
     from .interfaces.ase import DPA2Calculator
@@ -19,22 +23,41 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2
 NOT_CONVERGED = 3
+INTERRUPTED = 130
 CHUNK = 256  # structures evaluated between two updates of the progress bar
+DATABASES = ("db", "json")  # what ASE keeps in a row's `data` rather than in `atoms.info`
+HOLD_RESULTS = ("extxyz", "traj", *DATABASES)
+WIDE = 100_000  # columns; off a terminal lines are as long as they need to be
 
 
 class _Commands(click.Group):
-    """Turns expected failures into one line on stderr and a non-zero exit code."""
+    """Turns expected failures and warnings into one line each on stderr, failures into a non-zero exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (OSError, ValueError, NotImplementedError, MemoryError) as error:
-            message = " ".join(str(error).split()) or type(error).__name__
-            click.echo(f"dpa2: {message}", err=True)
-            ctx.exit(BAD_INPUT)
-        except KeyboardInterrupt:
-            click.echo("dpa2: interrupted; nothing half-written was left", err=True)
-            ctx.exit(130)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # an Å more than the terminal can show is no reason to stop
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            try:
+                return super().invoke(ctx)
+            except BrokenPipeError:
+                raise  # click's to handle: who read the output wants no more of it
+            except (OSError, ValueError, NotImplementedError, MemoryError) as error:
+                click.echo(f"dpa2: {_one_line(error)}", err=True)
+                ctx.exit(BAD_INPUT)
+            except KeyboardInterrupt:
+                click.echo("dpa2: interrupted; nothing half-written was left", err=True)
+                ctx.exit(INTERRUPTED)
+
+
+def _one_line(error: Exception | Warning | str) -> str:
+    lines = [" ".join(line.split()) for line in str(error).splitlines()]
+    return "; ".join(line for line in lines if line) or type(error).__name__
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"dpa2: warning: {_one_line(message)}", err=True)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -94,7 +117,7 @@ def _head_row(name: str, head: dict[str, Any]) -> list[str]:
 
 
 def _elements(symbols: Sequence[str]) -> str:
-    return " ".join(symbols) if len(symbols) <= 20 else f"{len(symbols)}: {' '.join(symbols[:12])} …"
+    return " ".join(symbols) if len(symbols) <= 20 else f"{len(symbols)}: {' '.join(symbols)}"
 
 
 # ---- singlepoint -----------------------------------------------------------------------------------------------------
@@ -103,7 +126,7 @@ def _elements(symbols: Sequence[str]) -> str:
 @main.command()
 @click.argument("structures", nargs=-1, required=True)
 @_model_options
-@click.option("--properties", default="energy,forces,stress", show_default=True, help="Comma-separated.")
+@click.option("--properties", help="Comma-separated; default: energy,forces,stress, or all that the model predicts.")
 @click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write structures with results.")
 @click.option("--index", default=":", show_default=True, help="Frames to read, as in ASE.")
 def singlepoint(  # noqa: PLR0913  # one parameter per option
@@ -112,46 +135,70 @@ def singlepoint(  # noqa: PLR0913  # one parameter per option
     head: str | None,
     device: str | None,
     dtype: str | None,
-    properties: str,
+    properties: str | None,
     out: Path | None,
     index: str,
 ) -> None:
     """Evaluate STRUCTURES (any format ASE reads, several files and frames at once)."""
     frames = _read(structures, index)
-    _check_output(out)
+    if out is not None:
+        _check_output(out, structures, len(frames), for_results=True)
     calculator = _calculator(model, head, device, dtype)
     wanted = _wanted(properties, calculator)
     results: list[dict[str, Any]] = []
     with _progress("evaluating", len(frames)) as advance:
         for start in range(0, len(frames), CHUNK):
             part = [atoms for _, atoms in frames[start : start + CHUNK]]
-            results += calculator.evaluate(part, wanted)
+            results += _evaluate(calculator, part, wanted)
             advance(len(part))
-    rows = [_result_row(name, atoms, r) for (name, atoms), r in zip(frames, results, strict=True)]
-    _table(["structure", "formula", "energy / eV", "max force / eV/Å", "pressure / GPa"], rows)
+    _print_results([name for name, _ in frames], [atoms for _, atoms in frames], results, calculator)
     if out is not None:
         _write(out, [_labelled(a, r, calculator) for (_, a), r in zip(frames, results, strict=True)])
+        click.echo(f"written: {out}")
 
 
-def _wanted(properties: str, calculator: DPA2Calculator) -> list[str]:
-    names = [name.strip() for name in properties.split(",") if name.strip()]
+def _wanted(properties: str | None, calculator: DPA2Calculator) -> list[str]:
     known = calculator.implemented_properties
-    if "energy" not in known and properties == "energy,forces,stress":  # the default, for a model of something else
-        return list(known)
+    if properties is None:
+        return ["energy", "forces", "stress"] if "energy" in known else known
+    names = [name.strip() for name in properties.split(",") if name.strip()]
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise ValueError(f"this model has no {unknown or 'such property'}; it has {known}")
     return names
 
 
-def _result_row(name: str, atoms: Atoms, results: dict[str, Any]) -> list[str]:
+def _evaluate(calculator: DPA2Calculator, structures: Sequence[Atoms], wanted: Sequence[str]) -> list[dict[str, Any]]:
+    """All of `wanted` that a structure has; per-atom stresses, which do not come in batches, one by one."""
+    results = calculator.evaluate(structures, [name for name in wanted if name != "stresses"])
+    if "stresses" in wanted:
+        for atoms, found in zip(structures, results, strict=True):
+            if atoms.pbc.any():
+                found["stresses"] = calculator.get_property("stresses", atoms)
+    return results
+
+
+def _print_results(
+    names: Sequence[str], structures: Sequence[Atoms], results: Sequence[dict[str, Any]], calculator: DPA2Calculator
+) -> None:
     import numpy as np
     from ase.units import GPa
 
-    forces, stress = results.get("forces"), results.get("stress")
-    largest = np.linalg.norm(forces, axis=1).max() if forces is not None and len(atoms) else None
-    pressure = None if stress is None else -stress[:3].sum() / 3 / GPa
-    return [name, atoms.get_chemical_formula(), *(_number(x) for x in (results.get("energy"), largest, pressure))]
+    columns = ["energy / eV", "max force / eV/Å", "pressure / GPa"]
+    shown = calculator.implemented_properties[0]
+    if shown != "energy":  # the one quantity of the whole structure
+        columns = [shown]
+    rows = []
+    for name, atoms, result in zip(names, structures, results, strict=True):
+        if shown == "energy":
+            forces, stress = result.get("forces"), result.get("stress")
+            largest = None if forces is None else np.linalg.norm(forces, axis=1).max(initial=0.0)
+            pressure = None if stress is None else -stress[:3].sum() / 3 / GPa
+            values = [_number(x) for x in (result.get("energy"), largest, pressure)]
+        else:
+            values = [" ".join(f"{x:.6g}" for x in np.ravel(result[shown])) if shown in result else "–"]
+        rows.append([name, atoms.get_chemical_formula(), *values])
+    _table(["structure", "formula", *columns], rows)
 
 
 def _labelled(atoms: Atoms, results: dict[str, Any], calculator: DPA2Calculator) -> Atoms:
@@ -193,7 +240,7 @@ def _provenance(calculator: DPA2Calculator) -> dict[str, str]:
 @click.option("--optimizer", default="fire", show_default=True, type=click.Choice(["fire", "bfgs", "lbfgs"]))
 @click.option("--max-steps", default=500, show_default=True, help="Stop after so many steps.")
 @click.option(
-    "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Default: FIRST-relaxed.extxyz here."
+    "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Default: FIRST-relaxed.extxyz in this folder."
 )
 @click.option("--index", default=":", show_default=True, help="Frames to read, as in ASE.")
 def relax(  # noqa: PLR0913  # one parameter per option
@@ -213,8 +260,8 @@ def relax(  # noqa: PLR0913  # one parameter per option
     from .workflows.relax import relax as run
 
     frames = _read(structures, index)
-    out = out or Path(f"{Path(structures[0]).stem}-relaxed.extxyz")
-    _check_output(out)
+    out = out or _default_output(structures[0])
+    _check_output(out, structures, len(frames))
     calculator = _calculator(model, head, device, dtype)
     runs: list[Relaxation] = []
     for name, atoms in frames:
@@ -230,7 +277,7 @@ def relax(  # noqa: PLR0913  # one parameter per option
             )
         runs.append(done)
         _print_relaxation(name, done)
-    _write(out, [_labelled(r.atoms, _kept(r.atoms), calculator) for r in runs])
+    _write(out, [_labelled(r.atoms, _raw_results(r.atoms), calculator) for r in runs])
     click.echo(f"written: {out}")
     unfinished = [name for (name, _), r in zip(frames, runs, strict=True) if not r.converged]
     if unfinished:
@@ -238,9 +285,15 @@ def relax(  # noqa: PLR0913  # one parameter per option
         click.get_current_context().exit(NOT_CONVERGED)
 
 
-def _kept(atoms: Atoms) -> dict[str, Any]:
-    results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
-    return results | ({"stress": atoms.get_stress()} if atoms.pbc.any() else {})
+def _default_output(first: str) -> Path:
+    out = Path(f"{Path(first).stem}-relaxed.extxyz")
+    return out if _format(out) == "extxyz" else Path("relaxed.extxyz")  # ASE reads *POSCAR*.extxyz as VASP's
+
+
+def _raw_results(atoms: Atoms) -> dict[str, Any]:
+    """What the model says, also on atoms that a constraint holds in place."""
+    names = ["energy", "forces", *(["stress"] if atoms.pbc.any() else [])]
+    return {name: atoms.calc.get_property(name, atoms) for name in names}
 
 
 def _print_relaxation(name: str, run: Relaxation) -> None:
@@ -252,8 +305,9 @@ def _print_relaxation(name: str, run: Relaxation) -> None:
 
 
 def _state_row(label: str, state: State) -> list[str]:
-    lengths = ", ".join(f"{x:.4f}" for x in state.cell[:3])
-    angles = ", ".join(f"{x:.2f}" for x in state.cell[3:])
+    has_cell = any(state.cell[:3])
+    lengths = ", ".join(f"{x:.4f}" for x in state.cell[:3]) if has_cell else "–"
+    angles = ", ".join(f"{x:.2f}" for x in state.cell[3:]) if has_cell else "–"
     return [label, f"{state.energy:.6f}", f"{state.max_force:.4f}", _number(state.pressure), lengths, angles]
 
 
@@ -268,51 +322,114 @@ def _calculator(model: str | None, head: str | None, device: str | None, dtype: 
 
 def _read(paths: Sequence[str], index: str) -> list[tuple[str, Atoms]]:
     """All frames of all files with a name for each; any failure of a reader becomes one ValueError."""
-    from ase.io import read
+    from ase.io.formats import string2index
 
+    try:
+        chosen = string2index(index)
+    except ValueError:
+        chosen = index
+    if isinstance(chosen, str):
+        raise ValueError(f"--index {index!r} is neither a number nor a slice such as -1, : or ::10")
     frames: list[tuple[str, Atoms]] = []
     for path in paths:
-        if path != "-" and not Path(path.split("@")[0]).exists():
-            raise FileNotFoundError(f"no structure file {path}")
-        try:
-            found = read(path, index=index) if "@" not in path else read(path)
-        except Exception as error:  # ASE's readers fail in their own ways
-            raise ValueError(f"{path} cannot be read as a structure ({type(error).__name__}: {error})") from error
-        several = isinstance(found, list) and len(found) > 1
-        for number, atoms in enumerate(found if isinstance(found, list) else [found]):
-            frames.append((f"{Path(path).name}@{number}" if several else Path(path).name, atoms))
+        found = _read_file(path, index)
+        label = Path(path).name if "@" in path or index == ":" else f"{Path(path).name}@{index}"
+        for number, atoms in enumerate(found):
+            position = f"[{number}]" if "@" in label else f"@{number}"
+            frames.append((label + (position if len(found) > 1 else ""), atoms))
     if not frames:
         raise ValueError(f"no structures in {', '.join(paths)} at index {index!r}")
     return frames
 
 
-def _check_output(out: Path | None) -> None:
-    """Find out before the work whether the result can be written after it."""
-    if out is None:
-        return
-    from ase.io.formats import UnknownFileTypeError, filetype, ioformats
+def _read_file(path: str, index: str) -> list[Atoms]:
+    from ase.io import read
 
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"no folder {out.absolute().parent} to write {out.name} to")
+    exists = Path(path).exists()
+    if not exists and not Path(path.rpartition("@")[0]).is_file():  # ASE knows FILE@INDEX
+        raise FileNotFoundError(f"no structure file {path}")
     try:
-        writable = ioformats[filetype(str(out), read=False)].can_write
-    except UnknownFileTypeError:
-        writable = False
-    if not writable:
+        found = read(path, index=index, do_not_split_by_at_sign=True) if exists else read(path)
+    except Exception as error:  # ASE's readers fail in their own ways
+        where = "" if index == ":" or not exists else f" at index {index}"
+        reason = ": ".join(filter(None, (type(error).__name__, str(error))))
+        raise ValueError(f"{path} cannot be read as a structure{where} ({reason})") from error
+    return found if isinstance(found, list) else [found]
+
+
+def _check_output(out: Path, inputs: Sequence[str], n_frames: int, *, for_results: bool = False) -> None:
+    """Find out before the work whether the result can be written after it."""
+    from ase.io.formats import ioformats
+
+    target = out.resolve()
+    if target.exists() and not target.is_file():
+        raise ValueError(f"{out} is not a regular file; choose another name to write to")
+    if any(target == Path(path).resolve() for path in inputs):
+        raise ValueError(f"{out} is also an input, which is never overwritten; choose another name to write to")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"no folder {target.parent} to write {out.name} to")
+    kind = ioformats.get(_format(out))
+    if kind is None or not kind.can_write:
         raise ValueError(f"ASE cannot write {out.name}; use a suffix it knows, such as .extxyz")
+    if out.suffix[1:] in HOLD_RESULTS and out.suffix[1:] != kind.name:
+        raise ValueError(f"ASE takes a file named {out.name} for one of format {kind.name}; choose another name")
+    if for_results and kind.name not in HOLD_RESULTS:
+        raise ValueError(f"a file of format {kind.name} holds no results; use one of .{', .'.join(HOLD_RESULTS)}")
+    if kind.single and n_frames > 1:
+        raise ValueError(f"a file of format {kind.name} holds one structure, not {n_frames}; use .extxyz")
+    try:
+        with _folder_beside(target):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to folder {target.parent}: {error.strerror}") from error
+
+
+def _format(out: Path) -> str:
+    """ASE's name of the format that the name of a file asks for; empty if it does not say."""
+    from ase.io.formats import UnknownFileTypeError, filetype
+
+    try:
+        return filetype(str(out), read=False)
+    except UnknownFileTypeError:
+        return ""
+
+
+def _folder_beside(target: Path) -> TemporaryDirectory[str]:
+    """A temporary folder on the file system of `target`."""
+    from tempfile import TemporaryDirectory
+
+    return TemporaryDirectory(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
 
 
 def _write(out: Path, frames: Sequence[Atoms]) -> None:
-    """Write all frames or nothing: to a temporary file first, then renamed."""
+    """Write all frames or nothing: to a temporary folder first, then moved."""
+    from ase.db import connect
     from ase.io import write
-    from ase.io.formats import filetype
 
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
+    target = out.resolve()
     try:
-        write(temporary, list(frames), format=filetype(str(out), read=False))
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with _folder_beside(target) as folder:
+            temporary = Path(folder) / target.name
+            if _format(out) in DATABASES:
+                with connect(temporary, type=_format(out)) as database:
+                    for atoms in frames:
+                        database.write(atoms, data={name: _storable(value) for name, value in atoms.info.items()})
+            else:
+                write(temporary, list(frames), format=_format(out))
+            os.replace(temporary, target)
+    except Exception as error:  # ASE's writers fail in their own ways
+        raise OSError(f"cannot write {out} ({type(error).__name__}: {error})") from error
+
+
+def _storable(value: Any) -> Any:
+    """What a database can hold of an entry of `atoms.info`: readers leave objects there."""
+    from ase.io.jsonio import encode
+
+    try:
+        encode(value)
+    except Exception:  # the objects fail in their own ways
+        return str(value)
+    return value
 
 
 def _number(value: float | None) -> str:
@@ -324,12 +441,14 @@ def _table(
 ) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(*columns, show_header=header, title=title, title_justify="left")
+    table = Table(show_header=header, title=title and Text(title), title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    # off a terminal, lines as long as they need to be: nothing is cut
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+        table.add_row(*(Text(entry) for entry in row))
+    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
 
 
 @contextmanager
@@ -339,11 +458,12 @@ def _progress(what: str, total: int) -> Iterator[Any]:
         yield lambda count, note="": None
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count, note="": bar.update(task, advance=count, description=f"{what} {note}")
+        task = bar.add_task(escape(what), total=total)
+        yield lambda count, note="": bar.update(task, advance=count, description=escape(f"{what} {note}"))
 
 
 if __name__ == "__main__":

@@ -39,8 +39,11 @@ def evaluation_bytes(config: AnyModelConfig, neighbors: NeighborList) -> float:
 
 
 def _se_atten(block: SeAttenConfig, degrees: np.ndarray) -> float:
-    per_edge = _PER_CHANNEL * sum(block.neuron) + 6 * block.neuron[-1] + 3 * block.tebd_dim
-    per_edge += block.attn_layer * (6 * block.attn + 4 * block.neuron[-1])
+    width, n_rows = block.neuron[-1], (block.lmax + 1) ** 2
+    per_edge = _PER_CHANNEL * sum(block.neuron) + 3 * block.tebd_dim
+    per_edge += 2 * n_rows * width + 10 * n_rows * (block.lmax > 1)  # rows times features, and the harmonics
+    per_edge += 4 * width * (block.tebd_input_mode == "strip")
+    per_edge += block.attn_layer * (6 * block.attn + 4 * width)
     per_pair = 8 * block.attn_layer
     return float(per_edge * degrees.sum() + per_pair * (degrees**2).sum())
 

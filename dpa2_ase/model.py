@@ -181,7 +181,8 @@ def _built(config: AnyModelConfig, state: dict[str, Tensor]) -> AtomicModel:
         if name not in stored and (tensor.numel() == 0 or name.endswith("out_std")):
             stored[name] = torch.ones(tensor.shape, dtype=tensor.dtype)
     _compare(expected, stored)
-    model = make_atomic_model(config, n_cells)
+    with torch.random.fork_rng(devices=[]):  # the weights to be overwritten leave the user's random numbers alone
+        model = make_atomic_model(config, n_cells)
     model.load_state_dict(stored)
     for prefix in tables:
         features = model.get_submodule(f"{prefix}features")

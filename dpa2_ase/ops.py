@@ -18,8 +18,8 @@ def smooth_switch(distances: Tensor, onset: float, cutoff: float) -> Tensor:
 
     .. math:: w = v^3 (6v^2 - 15v + 10), \quad v = \mathrm{clamp}((r_c - r) / (r_c - r_s), 0, 1)
 
-    The same polynomial as DeePMD-kit's in :math:`u = 1 - v`, but without cancellation where it falls to zero: in float32
-    the other form is noise of either sign there, and attention divides by it.
+    DeePMD-kit writes the same polynomial in :math:`u = 1 - v`. In float32 that form is noise of either sign where it
+    falls to zero, and attention that is not smooth divides by it: forces were wrong by eV/Å.
     """
     v = ((cutoff - distances) / (cutoff - onset)).clamp(0, 1)
     return v**3 * (6 * v**2 - 15 * v + 10)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
+import pytest
 from ase import Atoms
 from ase.build import bulk
 
@@ -20,15 +19,8 @@ from dpa2_ase.nn.environment import Environment
 DATA = Path(__file__).parent / "data"
 SYMBOLS = ("O", "H", "Cu")  # the type map of the models below
 # tiny networks with random weights, cutoffs 6 Å (repinit, DPA-1) and 4 Å (repformer, three-body)
-SMOOTH = (
-    "dpa1-attn",
-    "dpa1-temperature",
-    "dpa1-attn-strip-smooth",
-    "dpa2-everything",
-    "dpa2-strip",
-    "dpa2-resincr-layer",
-)
-NOT_SMOOTH = ("dpa2-resavg-nosmooth",)
+SMOOTH = ("dpa1-temperature", "dpa1-attn-strip-smooth", "dpa2-everything", "dpa2-strip", "dpa2-resincr-layer")
+NOT_SMOOTH = ("dpa1-attn", "dpa2-resavg-nosmooth")  # trained so: they jump where a neighbor enters
 HIGHER_DEGREES = ("extra/dpa1-lmax4",)  # cutoff 4 Å
 
 
@@ -43,7 +35,7 @@ def _potential(name: str) -> Potential:
 
 
 def potential(name: str) -> Potential:
-    """A rotation-invariant float64 model with the weights of a parity file (or of ``extra/NAME``) and no angular mean of the environment."""
+    """A rotation-invariant model: the weights of a parity file (or ``extra/NAME``) without angular statistics."""
     return _potential(name)
 
 
@@ -108,8 +100,6 @@ def _structures() -> dict[str, Atoms]:
 
 def structures(*names: str) -> list:
     """Copies of the structures of these names (all without names), wrapped as parameters of a test."""
-    import pytest
-
     chosen = names or tuple(_structures())
     return [pytest.param(_structures()[name].copy(), id=name) for name in chosen]
 
@@ -135,12 +125,11 @@ def rattled(symbol: str, repeat: int, seed: int = 0) -> Atoms:
     return atoms
 
 
-def graph_of(potential: Potential, *atoms: Atoms, vectors: torch.Tensor | None = None) -> AtomicGraph:
+def graph_of(potential: Potential, *atoms: Atoms) -> AtomicGraph:
     """The graph of some structures, the way the calculator makes it."""
     lists = [build_neighbor_list(a, potential.cutoff) for a in atoms]
     types = [np.array([potential.type_map.index(s) for s in a.get_chemical_symbols()]) for a in atoms]
-    graph = graph_of_structures(atoms, lists, types)
-    return graph if vectors is None else replace(graph, vectors=vectors)
+    return graph_of_structures(atoms, lists, types)
 
 
 def predict(potential: Potential, *atoms: Atoms) -> Prediction:

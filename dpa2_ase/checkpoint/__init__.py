@@ -9,8 +9,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
+import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -18,8 +20,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import AnyModelConfig, DPA2Config, ModelConfig, parse_model
+from ..config import AnyModelConfig, DPA2Config, ModelConfig, UnsupportedModelError
 from ..model import Potential
+from ..parsing import parse_model
 from .archive import StoredTensor, TorchArchive
 from .documents import read_exported, read_hdf5, read_yaml
 from .errors import CheckpointError
@@ -95,9 +98,10 @@ def read_checkpoint(path: str | Path, head: str | None = None) -> Checkpoint:
     raw = _read_raw(path)
     infos = _head_infos(raw)
     name = _choose(infos, head, path)
-    section, applied = upgrade(raw.heads[name])
-    config = parse_model(section.params)
-    state = our_state(_read_tensors(section, path))
+    with _naming(path):
+        section, applied = upgrade(raw.heads[name])
+        config = _config(section.params)
+        state = our_state(_read_tensors(section, path))
     return Checkpoint(config, state, name, infos, path, raw.format, raw.writer, applied, raw.training)
 
 
@@ -110,8 +114,32 @@ def load_potential(source: str | Path | Checkpoint, head: str | None = None) -> 
         raise CheckpointError(f"{checkpoint.source}: {error}") from error
 
 
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Make every failure to read `path` one error that names the file; the only place where this is done."""
+    try:
+        yield
+    except (CheckpointError, UnsupportedModelError) as error:
+        raise type(error)(f"{path}: {error}") from None
+    except Exception as error:  # a damaged or hostile file can fail in any way inside the parsers
+        reason = f"the entry {error} is missing" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        reason = " ".join(reason.replace(str(path), "file").split())[:300]
+        raise CheckpointError(
+            f"{path} cannot be read as a model ({reason}); if it should be one, copy or download it again"
+        ) from error
+
+
+def _config(params: Mapping[str, Any]) -> AnyModelConfig:
+    try:
+        return parse_model(params)
+    except UnsupportedModelError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+
+
 @lru_cache(maxsize=64)
-def _sha256(path: Path, size: int, modified: int) -> str:  # noqa: ARG001  # size and time are part of the cache's key
+def _sha256(path: Path, size: int, modified: int) -> str:  # size and time are part of the cache's key
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -124,28 +152,25 @@ def file_sha256(path: str | Path) -> str:
 
 
 def _read_raw(path: Path) -> RawFile:
-    """Recognize the container by its first bytes and read it; every failure becomes one clear error."""
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; give the model file in it")
+    """Recognize the container by its first bytes and read it."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a folder; give the model file in it" if stat.S_ISDIR(mode) else "not a regular file"
+        raise CheckpointError(f"{path} is {kind}")
     with path.open("rb") as stream:
         start = stream.read(8)
-    if not start:
-        raise CheckpointError(f"{path} is empty; copy or download the file again")
-    try:
+    with _naming(path):
+        if not start:
+            raise CheckpointError("the file is empty; copy or download it again")
         if start.startswith(b"PK"):
             return _read_zip(path)
         if start == b"\x89HDF\r\n\x1a\n":
             return read_hdf5(path)
         if start[0] >= 0x80 or b"\0" in start:
-            raise CheckpointError("it is none of .pt, .pth, .dp, .yaml, .pte, .pt2, or it is truncated")
+            raise CheckpointError(
+                "it is none of .pt, .pth, .dp, .yaml, .pte, .pt2, or it is damaged; copy or download it again"
+            )
         return read_yaml(path)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    except Exception as error:  # a damaged or hostile file can fail in any way inside the parsers
-        raise CheckpointError(
-            f"{path} cannot be read as a model ({type(error).__name__}: {str(error)[:200]}); "
-            "if it should be one, copy or download it again"
-        ) from error
 
 
 def _read_zip(path: Path) -> RawFile:
@@ -160,31 +185,35 @@ def _read_zip(path: Path) -> RawFile:
 
 
 def _read_tensors(section: RawModel, path: Path) -> dict[str, Tensor]:
-    stored = [t for t in section.tensors.values() if isinstance(t, StoredTensor)]
-    if not stored:
-        return dict(section.tensors)  # type: ignore[arg-type]  # no stored tensor among them
-    with zipfile.ZipFile(path) as archive:
-        opened = TorchArchive(archive)
-        try:
-            return {name: t.read(opened) if isinstance(t, StoredTensor) else t for name, t in section.tensors.items()}
-        except (zipfile.BadZipFile, CheckpointError) as error:
-            raise CheckpointError(f"{path}: {error}") from error
+    stored = {name: t for name, t in section.tensors.items() if isinstance(t, StoredTensor)}
+    read = {name: t for name, t in section.tensors.items() if isinstance(t, Tensor)}
+    if stored:
+        with zipfile.ZipFile(path) as archive:
+            read |= TorchArchive(archive).tensors(stored)
+    return read
 
 
 def _head_infos(raw: RawFile) -> dict[str, HeadInfo]:
     infos = {}
     for name, model in raw.heads.items():
-        params: Mapping[str, Any] = model.params if isinstance(model.params, Mapping) else {}
-        info = params.get("info") or {}
-        observed = info.get("observed_type") if isinstance(info, Mapping) else None
+        params = _table(model.params)
         infos[name] = HeadInfo(
             name=name,
-            elements=tuple(params.get("type_map") or ()),
-            observed=tuple(observed) if observed else None,
-            aliases=tuple(params.get("model_branch_alias") or ()),
-            kind=(params.get("fitting_net") or {}).get("type", "ener"),
+            elements=_strings(params.get("type_map")),
+            observed=_strings(_table(params.get("info")).get("observed_type")) or None,
+            aliases=_strings(params.get("model_branch_alias")),
+            kind=str(_table(params.get("fitting_net")).get("type", "ener")),
         )
     return infos
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    entries = [value] if isinstance(value, str) else value
+    return tuple(entry for entry in entries if isinstance(entry, str)) if isinstance(entries, list) else ()
 
 
 def _choose(infos: Mapping[str, HeadInfo], head: str | None, path: Path) -> str:
@@ -194,13 +223,14 @@ def _choose(infos: Mapping[str, HeadInfo], head: str | None, path: Path) -> str:
         raise ValueError(f"{path} has several heads; choose one with head=...\n{describe_heads(infos)}")
     if head in infos:
         return head
-    known = {alias: name for name, info in infos.items() for alias in (*info.aliases, name)}
-    matches = {name for alias, name in known.items() if alias == head} or {
-        name for alias, name in known.items() if alias.lower() == head.lower()
-    }
+    known = [(alias, name) for name, info in infos.items() for alias in (*info.aliases, name)]
+    matches = sorted({name for alias, name in known if alias == head})
+    matches = matches or sorted({name for alias, name in known if alias.lower() == head.lower()})
     if len(matches) == 1:
-        return matches.pop()
-    near = difflib.get_close_matches(head, known, n=1, cutoff=0.3)
+        return matches[0]
+    if matches:
+        raise ValueError(f"{path}: {head!r} may be any of {', '.join(matches)}\n{describe_heads(infos)}")
+    near = difflib.get_close_matches(head, [alias for alias, _ in known], n=1, cutoff=0.3)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"{path} has no head {head!r}{hint}\n{describe_heads(infos)}")
 
@@ -239,8 +269,8 @@ def summary(path: str | Path) -> dict[str, Any]:
 
 
 def _head_facts(raw: RawModel) -> dict[str, Any]:
-    section, applied = upgrade(raw)
     try:
+        section, applied = upgrade(raw)
         config = parse_model(section.params)
     except ValueError as error:
         return {"unsupported": str(error)}

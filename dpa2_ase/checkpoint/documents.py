@@ -7,6 +7,7 @@ tensors with the names of a training checkpoint, so that everything after it is 
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,9 +18,11 @@ import torch
 import yaml
 from torch import Tensor
 
+from ..config import UnsupportedModelError
+from ..option_values import short
 from .archive import MAX_RATIO, SMALL, read_entry
 from .errors import CheckpointError
-from .raw import RawFile, RawModel
+from .raw import MAX_DEPTH, RawFile, RawModel, plain
 
 Node = dict[str, Any]
 _KINDS = ("float64", "float32", "float16", "int64", "int32", "bool", "uint8", "int8")
@@ -32,36 +35,53 @@ def read_hdf5(path: Path) -> RawFile:
     except ImportError as error:
         raise CheckpointError("reading .dp files needs h5py: pip install 'dpa2-ase[hdf5]'") from error
     with h5py.File(path, "r") as file:
-        text = file.attrs.get("json")
-        if text is None:
+        if "json" not in file.attrs or file.attrs.get_id("json").shape != ():
             raise CheckpointError("an HDF5 file without the attribute 'json': not a model")
         budget = max(SMALL, MAX_RATIO * path.stat().st_size)
 
         def fetch(reference: str) -> Tensor:
             nonlocal budget
-            dataset = file.get(reference)
-            if not isinstance(dataset, h5py.Dataset):
-                raise CheckpointError(f"the array {reference} is missing; copy or download the file again")
-            budget -= dataset.size * dataset.dtype.itemsize
+            dataset = _own_dataset(file, reference)
+            size = max(dataset.size, math.prod(dataset.chunks or ())) * dataset.dtype.itemsize
+            budget -= size
             if dataset.dtype.name not in _KINDS or budget < 0:
                 raise CheckpointError(f"the array {reference} is not numeric or larger than the file can hold")
-            return torch.from_numpy(np.asarray(dataset[()]))
+            return torch.from_numpy(np.asarray(dataset[()], dtype=dataset.dtype.newbyteorder("=")))
 
-        return _read_document(json.loads(text), fetch, "DeePMD-kit serialized model (.dp, HDF5)")
+        return _read_document(json.loads(file.attrs["json"]), fetch, "DeePMD-kit serialized model (.dp, HDF5)")
+
+
+def _own_dataset(file: Any, reference: str) -> Any:
+    """A dataset whose numbers are in this very file: HDF5 can also point to other files, or to nothing."""
+    import h5py
+
+    name = reference.removeprefix("/")
+    link = file.get(name, getlink=True) if name and "/" not in name and not name.startswith(".") else None
+    dataset = file[name] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(dataset, h5py.Dataset):
+        raise CheckpointError(f"the array {reference} is missing; copy or download the file again")
+    if dataset.external or dataset.is_virtual or (dataset.size and not dataset.id.get_storage_size()):
+        raise CheckpointError(f"the array {reference} has no numbers in this file")
+    return dataset
 
 
 def read_yaml(path: Path) -> RawFile:
-    """A ``.yaml`` file, read with the safe loader and without aliases, which could expand without bound."""
-    loader = type("Loader", (getattr(yaml, "CSafeLoader", yaml.SafeLoader),), {"compose_node": _compose_plain})
-    with path.open("rb") as stream:
-        tree = yaml.load(stream, Loader=loader)  # a subclass of the safe loader
+    """A ``.yaml`` file, read with the safe loader, without aliases and deep nesting: both can exhaust the machine."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    content = path.read_bytes()
+    _check_events(yaml.parse(content, Loader=loader))
+    tree = yaml.load(content, Loader=loader)  # the safe one
     return _read_document(tree, None, "DeePMD-kit serialized model (.yaml)")
 
 
-def _compose_plain(self: Any, parent: Any, index: Any) -> Any:
-    if self.check_event(yaml.AliasEvent):
-        raise CheckpointError("YAML aliases do not belong in a model file")
-    return super(type(self), self).compose_node(parent, index)
+def _check_events(events: Iterator[Any]) -> None:
+    depth = 0
+    for event in events:
+        if isinstance(event, yaml.AliasEvent):
+            raise CheckpointError("YAML aliases do not belong in a model file")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise CheckpointError("this YAML file is nested deeper than any model")
 
 
 def read_exported(archive: zipfile.ZipFile) -> RawFile:
@@ -78,7 +98,7 @@ def _read_document(tree: Any, fetch: Any, kind: str) -> RawFile:
     tensors: dict[str, Tensor] = {}
     params = _model(tree["model"], "", _Arrays(fetch, tensors))
     writer = " ".join(str(tree[key]) for key in ("software", "version") if tree.get(key)) or None
-    return RawFile(kind, {"Default": RawModel(params, tensors)}, writer)
+    return RawFile(kind, {"Default": RawModel(plain(params), tensors)}, writer)
 
 
 class _Arrays:
@@ -103,43 +123,65 @@ class _Arrays:
             return self.fetch(value)
         if isinstance(value, Mapping) and value.get("@class") == "np.ndarray":
             if value.get("dtype") not in _KINDS:
-                raise CheckpointError(f"array type {value.get('dtype')!r} is not supported")
+                raise CheckpointError(f"array type {short(value.get('dtype'))} is not supported")
             return torch.from_numpy(np.asarray(value["value"], dtype=value["dtype"]))
         raise CheckpointError(f"expected an array in the document, found {type(value).__name__}")
 
 
-def _class(node: Any, name: str, versions: range, path: str) -> Node:
-    if not isinstance(node, dict) or node.get("@class") != name or node.get("@version", 1) not in versions:
-        found = {k: node.get(k) for k in ("@class", "@version")} if isinstance(node, dict) else node
-        raise CheckpointError(f"{path}: expected {name} of version {versions[0]}-{versions[-1]}, found {found}")
+# the newest version of every kind of node that is understood
+_VERSIONS = {
+    "Model": 3,
+    "Descriptor": 4,
+    "Fitting": 6,
+    "NetworkCollection": 1,
+    "RepformerLayer": 2,
+    "TypeEmbedNet": 2,
+    "NeighborGatedAttention": 1,
+}
+
+
+def _class(node: Any, name: str, path: str) -> Node:
+    """`node`, which has to be of the class `name` in a version we know."""
+    if not isinstance(node, dict):
+        raise CheckpointError(f"{path}: expected a {name}, found {short(node)}")
+    kind, version = node.get("@class", name), node.get("@version", 1)
+    if kind != name:
+        raise UnsupportedModelError(f"{path}: @class {short(kind)} is not supported, expected {name}")
+    if not isinstance(version, int) or not 1 <= version <= _VERSIONS[name]:
+        raise UnsupportedModelError(
+            f"{path}: @version {short(version)} of {name} is not supported; known: 1 to {_VERSIONS[name]}; "
+            "upgrade this package or use the .pt file of the model"
+        )
     return node
 
 
 def _model(node: Node, prefix: str, arrays: _Arrays) -> Node:
     kind = node.get("type", "standard")
+    if kind not in ("standard", "zbl", "linear"):
+        raise UnsupportedModelError(f"model.type {short(kind)} is not supported; supported: standard, zbl, linear")
+    node = _class(node, "Model", "model")
     arrays.take(node, f"{prefix}atomic_model.", out_bias="out_bias", out_std="out_std")
     common = {k: node[k] for k in ("type_map", "pair_exclude_types", "atom_exclude_types") if k in node}
     if kind == "standard":
         return common | _standard(node, f"{prefix}atomic_model.", arrays)
-    if kind in ("zbl", "linear"):
-        parts = [
-            _part(part, f"{prefix}atomic_model.models.{index}.", arrays) for index, part in enumerate(node["models"])
-        ]
-        if kind == "linear":
-            return common | {"type": "linear_ener", "models": parts, "weights": node.get("weights", "mean")}
-        switch = {k: node[k] for k in ("sw_rmin", "sw_rmax")}
-        alpha = float(node.get("smin_alpha", 0.1))
-        if alpha != 0.1:
-            raise CheckpointError(f"model.smin_alpha {alpha} is not supported; DeePMD-kit trains with 0.1")
-        return parts[0] | common | switch | {"use_srtab": "table in the file"}
-    raise CheckpointError(f"models of type {kind!r} are not supported")
+    parts = [_part(part, f"{prefix}atomic_model.models.{index}.", arrays) for index, part in enumerate(node["models"])]
+    if kind == "linear":
+        return common | {"type": "linear_ener", "models": parts, "weights": node.get("weights", "mean")}
+    switch = {k: node[k] for k in ("sw_rmin", "sw_rmax")}
+    alpha = float(node.get("smin_alpha", 0.1))
+    if alpha != 0.1:
+        raise UnsupportedModelError(f"model.smin_alpha {alpha} is not supported; DeePMD-kit trains with 0.1")
+    return parts[0] | common | switch | {"use_srtab": "table in the file"}
 
 
 def _part(node: Node, prefix: str, arrays: _Arrays) -> Node:
     """A sub-model: its tensors carry no ``atomic_model.`` of their own."""
+    kind = node.get("type", "standard")
+    if kind not in ("standard", "pairtab"):
+        raise UnsupportedModelError(f"{prefix}type {short(kind)} is not supported; supported: standard, pairtab")
     arrays.take(node, prefix, out_bias="out_bias", out_std="out_std")
     common = {k: node[k] for k in ("type_map", "pair_exclude_types", "atom_exclude_types") if k in node}
-    if node.get("type") == "pairtab":
+    if kind == "pairtab":
         arrays.take(node.get("tab") or {}, prefix, tab_info="tab_info", tab_data="tab_data")
         info, data = arrays.tensors[f"{prefix}tab_info"], arrays.tensors[f"{prefix}tab_data"]
         arrays.tensors[f"{prefix}tab_data"] = data.reshape(int(info[3]), int(info[3]), int(info[2]), 4)
@@ -154,7 +196,7 @@ def _standard(node: Node, prefix: str, arrays: _Arrays) -> Node:
     if kind not in readers:
         return {"descriptor": {"type": kind}, "fitting_net": {}}  # refused by name when the configuration is parsed
     return {
-        "descriptor": readers[kind](_class(descriptor, "Descriptor", range(1, 5), "descriptor"), prefix, arrays),
+        "descriptor": readers[kind](_class(descriptor, "Descriptor", "descriptor"), prefix, arrays),
         "fitting_net": _fitting(node.get("fitting"), prefix, arrays),
     }
 
@@ -176,7 +218,7 @@ def _net(node: Node | None, name: str, arrays: _Arrays) -> None:
 
 
 def _collection(node: Node | None, name: str, arrays: _Arrays) -> None:
-    networks = (node or {}).get("networks") or ()
+    networks = _class(node, "NetworkCollection", name).get("networks") or () if node else ()
     if len(networks) > 1:
         raise CheckpointError("nets that differ between types are not supported")
     for net in networks:
@@ -197,7 +239,8 @@ def _block(node: Node, name: str, arrays: _Arrays) -> None:
 
 
 def _type_embedding(node: Node, name: str, arrays: _Arrays) -> None:
-    _net(node["type_embedding"].get("embedding"), f"{name}.type_embedding.embedding.embedding_net", arrays)
+    embedding = _class(node["type_embedding"], "TypeEmbedNet", "descriptor.type_embedding")
+    _net(embedding.get("embedding"), f"{name}.type_embedding.embedding.embedding_net", arrays)
 
 
 def _dpa1(node: Node, prefix: str, arrays: _Arrays) -> Node:
@@ -205,7 +248,8 @@ def _dpa1(node: Node, prefix: str, arrays: _Arrays) -> Node:
     _type_embedding(node, name, arrays)
     _block(node, f"{name}.se_atten", arrays)
     arrays.take(node, f"{name}.se_atten.", degree_gain_raw="adam_degree_gain_raw")
-    for index, layer in enumerate(node.get("attention_layers", {}).get("attention_layers", ())):
+    attention = _class(node.get("attention_layers") or {}, "NeighborGatedAttention", "descriptor.attention_layers")
+    for index, layer in enumerate(attention.get("attention_layers", ())):
         where = f"{name}.se_atten.dpa1_attention.attention_layers.{index}"
         _layer(layer["attention_layer"]["in_proj"], f"{where}.attention_layer.in_proj", arrays)
         _layer(layer["attention_layer"]["out_proj"], f"{where}.attention_layer.out_proj", arrays)
@@ -236,6 +280,7 @@ def _dpa2(node: Node, prefix: str, arrays: _Arrays) -> Node:
 
 
 def _repformer_layer(node: Node, name: str, arrays: _Arrays) -> None:
+    node = _class(node, "RepformerLayer", name)
     for key in ("linear1", "linear2", "proj_g1g2", "proj_g1g1g2", "attn2_lm", "g1_self_mlp"):
         if isinstance(node.get(key), dict):
             _layer(node[key], f"{name}.{key}", arrays)
@@ -258,7 +303,7 @@ def _inner(node: Node) -> Iterator[tuple[str, Node]]:
 
 
 def _fitting(node: Any, prefix: str, arrays: _Arrays) -> Node:
-    node = _class(node, "Fitting", range(1, 7), "fitting")
+    node = _class(node, "Fitting", "fitting")
     _collection(node.get("nets"), f"{prefix}fitting_net.filter_layers", arrays)
     names = ("bias_atom_e", "case_embd", "fparam_avg", "fparam_inv_std", "aparam_avg", "aparam_inv_std")
     arrays.take(node, f"{prefix}fitting_net.", **{name: name for name in names})
@@ -266,8 +311,8 @@ def _fitting(node: Any, prefix: str, arrays: _Arrays) -> Node:
     size = options.pop("dim_out", None)
     if size is not None:
         options.setdefault("numb_dos" if options.get("type") == "dos" else "task_dim", size)
-    if options.get("type") == "property" and "distinguish_types" not in options:
-        options["distinguish_types"] = False
+    if options.get("type") == "property":
+        options = {"distinguish_types": False, "property_name": options.get("var_name", "property")} | options
     scale = arrays.array((node.get("@variables") or {}).get("scale"))
     if scale is not None:
         options["scale"] = scale.flatten().tolist()

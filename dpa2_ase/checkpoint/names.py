@@ -60,14 +60,35 @@ def our_name(name: str) -> str:
 
 def our_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename tensors and bring the few that are stored in another shape into ours."""
-    state = {}
+    state: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{name} holds {tensor.dtype}, floating-point numbers were expected")
         if name.endswith(("out_bias", "out_std")):
             tensor = _single(tensor, name)
         elif name.endswith((".mean", ".stddev")):
             tensor = _same_in_every_slot(tensor, name)
-        state[our_name(name)] = tensor
+        ours = our_name(name)
+        if ours in state:
+            raise CheckpointError(f"{name} is stored twice, under two names")
+        state[ours] = tensor
+    _check_tables(state)
     return state
+
+
+def _check_tables(state: Mapping[str, Tensor]) -> None:
+    """A compressed table stands beside the net it was made from, with six coefficients for each of its channels."""
+    for name in [name for name in state if ".compress_" in name]:
+        block = name[: name.index("compress_")]
+        table, info = state.get(f"{block}compress_data.0"), state.get(f"{block}compress_info.0")
+        layers = [key for key in state if key.startswith(f"{block}features.net.") and key.endswith(".weight")]
+        if table is None or info is None or not layers or info.ndim != 1 or len(info) < 5:
+            raise CheckpointError(f"the compressed table {name} is incomplete; freeze and compress the model anew")
+        width = state[max(layers, key=lambda key: (len(key), key))].shape[-1]
+        if table.ndim != 2 or table.shape[1] != 6 * width:
+            raise CheckpointError(
+                f"{block}compress_data.0 has shape {tuple(table.shape)}, (cells, {6 * width}) was expected"
+            )
 
 
 def _single(tensor: Tensor, name: str) -> Tensor:

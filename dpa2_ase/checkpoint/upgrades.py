@@ -76,7 +76,8 @@ def use_type_embedding_bias_of_old_files(params: Params, tensors: Tensors) -> tu
 
 def repformer_options_before_2024(params: Params, tensors: Tensors) -> tuple[Params, Tensors]:
     """Files older than ``use_sqrt_nnei``, ``g1_out_conv`` and ``g1_out_mlp`` were trained without the three."""
-    repformer = (params.get("descriptor") or {}).get("repformer")
+    descriptor = params.get("descriptor")
+    repformer = descriptor.get("repformer") if isinstance(descriptor, dict) else None
     new_options = ("use_sqrt_nnei", "g1_out_conv", "g1_out_mlp")
     if isinstance(repformer, dict) and not any(option in repformer for option in new_options):
         prefix = "descriptor.repformers.layers.0."
@@ -88,20 +89,13 @@ def repformer_options_before_2024(params: Params, tensors: Tensors) -> tuple[Par
     return params, tensors
 
 
-def ignored_options(params: Params, tensors: Tensors) -> tuple[Params, Tensors]:
-    """DeePMD-kit ignores ``smin_alpha`` of an input and always uses 0.1 Å."""
-    params.pop("smin_alpha", None)
-    return params, tensors
-
-
 UPGRADES: tuple[Upgrade, ...] = (
     rename_exportable_dialect,
     drop_derived_tensors,
     use_type_embedding_bias_of_old_files,
     repformer_options_before_2024,
-    ignored_options,
 )
-_SILENT = {drop_derived_tensors, ignored_options}  # true of nearly every file: nothing a user has to know
+_SILENT = {drop_derived_tensors}  # true of nearly every file: nothing a user has to know
 
 
 def upgrade(raw: RawModel) -> tuple[RawModel, tuple[str, ...]]:

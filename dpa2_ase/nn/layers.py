@@ -54,6 +54,12 @@ def activation_function(name: str | None) -> Activation:
     return _ACTIVATIONS[key]
 
 
+def random_parameter(*shape: int, std: float, mean: float = 0.0) -> nn.Parameter:
+    """Normally distributed numbers to start a training from; on the meta device a shape alone."""
+    values = torch.empty(shape)
+    return nn.Parameter(values if values.is_meta else values.normal_(mean, std))
+
+
 class Dense(nn.Module):
     r"""One layer, :math:`y = \phi(xW + b) \odot t` with an optional skip connection.
 
@@ -80,10 +86,10 @@ class Dense(nn.Module):
         resnet: bool = False,
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(n_in, n_out) / math.sqrt(n_in + n_out))
-        self.bias = nn.Parameter(torch.randn(n_out)) if bias else None
+        self.weight = random_parameter(n_in, n_out, std=1 / math.sqrt(n_in + n_out))
+        self.bias = random_parameter(n_out, std=1.0) if bias else None
         self.copies = {n_in: 1, 2 * n_in: 2}.get(n_out, 0)
-        self.timestep = nn.Parameter(torch.randn(n_out) * 1e-3 + 0.1) if timestep and self.copies else None
+        self.timestep = random_parameter(n_out, mean=0.1, std=1e-3) if timestep and self.copies else None
         self.copies *= resnet
         self.activation = activation_function(activation)
 

@@ -13,7 +13,7 @@ from ..graph import AtomicGraph, Neighborhood, neighborhood
 from ..ops import segment_sum, type_pair_mask
 from .attention import LocalAttention, PairAttention
 from .environment import Environment
-from .layers import Dense, activation_function
+from .layers import Dense, activation_function, random_parameter
 from .se_atten import BlockOutput
 
 
@@ -43,7 +43,7 @@ class Combine(nn.Module):
         super().__init__()
         self.style = style
         count = n_updates if style == "res_residual" else 0
-        self.scales = nn.ParameterList(nn.Parameter(torch.randn(width) * 1e-3) for _ in range(count))
+        self.scales = nn.ParameterList(random_parameter(width, std=1e-3) for _ in range(count))
 
     def forward(self, old: Tensor, updates: list[Tensor]) -> Tensor:
         """`updates` in the order of the layer's list: learned scales are paired with them by position."""

@@ -21,11 +21,18 @@ class QuinticTable(nn.Module):
 
     def __init__(self, info: Tensor, data: Tensor) -> None:
         super().__init__()
-        self.lower, self.upper, self.max, self.stride0, self.stride1 = (float(v) for v in info[:5])
+        values = [float(v) for v in info[:5]]
+        self.lower, self.upper, self.max, self.stride0, self.stride1 = values
+        sound = all(abs(v) < 1e6 for v in values) and min(self.stride0, self.stride1) > 1e-6
+        if not (sound and self.lower < self.upper <= self.max and data.ndim == 2):
+            raise ValueError(f"the compressed table of this file has the unusable range {values}; freeze it anew")
         self.n_fine = int((self.upper - self.lower) / self.stride0)
         n_cells = self.n_fine + int((self.max - self.upper) / self.stride1)
-        if not (self.lower < self.upper <= self.max and data.ndim == 2 and data.shape[0] >= n_cells > 0):
-            raise ValueError("the compressed table of this file does not match its own description; freeze it anew")
+        if not data.shape[0] >= n_cells > 0:
+            raise ValueError(
+                f"the compressed table of this file has {data.shape[0]} cells, its range needs {n_cells}; "
+                "freeze the model anew"
+            )
         if data.shape[1] % 6:
             raise ValueError(f"a compressed table needs six coefficients per channel, found {data.shape[1]} columns")
         self.register_buffer("data", data.reshape(data.shape[0], -1, 6))

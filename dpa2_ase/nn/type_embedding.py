@@ -45,7 +45,8 @@ def electronic_configuration(type_map: Sequence[str]) -> Tensor:
     unknown = [name for name in type_map if atomic_numbers.get(name, 0) == 0]
     if unknown:
         raise ValueError(f"use_econf_tebd needs chemical elements; {unknown} of the type map are none")
-    return torch.tensor([_spins(symbol) for symbol in type_map], dtype=torch.float64) / math.sqrt(118)
+    size = 1 / math.sqrt(118)
+    return torch.tensor([[size * spin for spin in _spins(symbol)] for symbol in type_map], dtype=torch.float64)
 
 
 def _spins(symbol: str) -> list[int]:
@@ -58,6 +59,11 @@ def _spins(symbol: str) -> list[int]:
     return spins
 
 
+def one_hot(n_types: int) -> Tensor:
+    """The unit matrix (T, T), float64; not `torch.eye`, whose form on the meta device takes a second to import."""
+    return torch.tensor([[float(a == b) for b in range(n_types)] for a in range(n_types)], dtype=torch.float64)
+
+
 class TypeEmbedding(nn.Module):
     r"""One vector per element, :math:`T = XW (+ b) (+ skip)`, X one-hot or the electronic configuration.
 
@@ -68,7 +74,7 @@ class TypeEmbedding(nn.Module):
 
     def __init__(self, type_map: Sequence[str], width: int, *, econf: bool, bias: bool) -> None:
         super().__init__()
-        inputs = electronic_configuration(type_map) if econf else torch.eye(len(type_map), dtype=torch.float64)
+        inputs = electronic_configuration(type_map) if econf else one_hot(len(type_map))
         n_in = inputs.shape[1]
         self.register_buffer("inputs", inputs, persistent=False)
         self.layer = Dense(n_in, width, bias=bias, resnet=True)

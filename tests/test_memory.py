@@ -1,0 +1,126 @@
+"""The estimate of memory against what an evaluation takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zoo
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpa2_ase.bundled import bundled_model
+from dpa2_ase.checkpoint import load_potential
+from dpa2_ase.memory import evaluation_bytes, split_by_memory
+from dpa2_ase.model import Potential, differentiable
+from dpa2_ase.neighbors import build_neighbor_list
+
+# volumes per atom (Å³) at which the lists of the models are about full
+MODELS = [
+    ("parity/dpa1-attn", 12.0),
+    ("parity/dpa2-large-dims", 14.0),
+    ("parity/dpa2-small-noattn", 14.0),
+    ("bundled", 12.0),
+]
+OTHERS = [("parity/dpa1-noattn-strip", 12.0), ("parity/dpa2-everything", 14.0), ("parity/dpa2-float32", 14.0)]
+OTHERS += [("extra/dpa1-lmax4", 14.0), ("extra/linear-list", 14.0), ("extra/zbl-dpa1", 14.0)]
+
+
+def load(name: str) -> Potential:
+    return load_potential(bundled_model() if name == "bundled" else zoo.DATA / f"{name}.pt")
+
+
+def estimate(potential: Potential, atoms) -> float:
+    return evaluation_bytes(potential.config, build_neighbor_list(atoms, potential.cutoff))
+
+
+def saved_bytes(potential: Potential, atoms) -> int:
+    """Bytes that a forward pass keeps for the backward pass, every storage counted once."""
+    graph = differentiable(zoo.graph_of(potential, atoms))
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*potential.parameters(), *potential.buffers())}
+    sizes: dict[int, int] = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        energy = potential(graph)
+    assert energy.requires_grad  # alive until here, so that no storage was counted for another
+    return sum(sizes.values())
+
+
+@pytest.mark.parametrize(("name", "volume"), MODELS + OTHERS)
+def test_what_is_kept_for_the_backward_pass(name, volume):
+    """Temporaries of the backward pass add about half of it to the peak, so the estimate is larger, to 2.5 times."""
+    potential = load(name)
+    atoms = zoo.liquid(100, volume, seed=1, names=potential.type_map[:3])
+    assert 1.0 < estimate(potential, atoms) / saved_bytes(potential, atoms) < 2.5
+
+
+PEAK = """
+import sys
+from test_memory import estimate, load, zoo
+import torch
+torch.set_num_threads(1)
+name, volume = sys.argv[1], float(sys.argv[2])
+potential = load(name)
+zoo.predict(potential, zoo.liquid(10, volume, names=potential.type_map[:3]))  # what the first call loads is not counted
+atoms = zoo.liquid(250, volume, seed=1, names=potential.type_map[:3])
+graph = zoo.graph_of(potential, atoms)
+expected = estimate(potential, atoms)
+
+def status(key):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
+
+open("/proc/self/clear_refs", "w").write("5")  # forget the peak so far
+before = status("VmRSS")
+potential.predict(graph)
+print(expected / (status("VmHWM") - before))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the peak from Linux's /proc")
+@pytest.mark.parametrize(("name", "volume"), MODELS)
+def test_peak_of_energy_and_forces(name, volume):
+    """Right within a factor of two, of the resident memory of a process of its own."""
+    command = [sys.executable, "-c", PEAK, name, str(volume)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+    assert 0.5 < float(done.stdout) < 2.0
+
+
+@pytest.mark.parametrize("name", ["parity/dpa1-attn", "parity/dpa2-everything", "bundled"])
+def test_estimate_grows_with_the_structure(name):
+    """Twice the cell, twice the memory; a lone atom costs little; float32 costs half."""
+    potential = load(name)
+    atoms = zoo.liquid(30, 14.0, names=potential.type_map[:3])
+    assert estimate(potential, atoms.repeat((1, 2, 1))) == pytest.approx(2 * estimate(potential, atoms), rel=1e-12)
+    assert 0 < estimate(potential, atoms[:1]) < 0.2 * estimate(potential, atoms)
+    assert estimate(load("parity/dpa2-medium"), atoms[[0]]) == 2 * estimate(load("parity/dpa2-float32"), atoms[[0]])
+
+
+def test_estimate_stops_at_the_list_length():
+    """Neighbors beyond the nearest nsel take no memory."""
+    potential = load("parity/dpa2-truncated-sel")
+    dense, denser = (zoo.liquid(60, volume, seed=2) for volume in (8.0, 6.0))
+    edges = [len(build_neighbor_list(atoms, potential.cutoff).center) for atoms in (dense, denser)]
+    assert edges[1] > 1.2 * edges[0]
+    assert estimate(potential, denser) == pytest.approx(estimate(potential, dense), rel=0.02)
+
+
+@given(st.lists(st.floats(0, 100), max_size=30), st.floats(1e-3, 300))
+def test_split_by_memory(costs, limit):
+    """Every structure once and in order; no run above the limit but single structures; none that could be joined."""
+    runs = split_by_memory(costs, limit)
+    assert [index for run in runs for index in run] == list(range(len(costs)))
+    assert all(len(run) > 0 for run in runs)
+    sums = [float(np.cumsum([costs[i] for i in run])[-1]) for run in runs]
+    assert all(total <= limit or len(run) == 1 for run, total in zip(runs, sums, strict=True))
+    for total, following in zip(sums, runs[1:], strict=False):
+        assert total + costs[following[0]] > limit
