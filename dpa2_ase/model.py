@@ -89,6 +89,13 @@ class Potential(nn.Module):
         return any(m.sees_empty_slots for m in self.modules() if isinstance(m, SeAtten | ThreeBody))
 
     @property
+    def is_smooth(self) -> bool:
+        """Whether energies are continuous where a neighbor crosses a cutoff; some models were trained without."""
+        attending = [m for m in self.modules() if isinstance(m, SeAtten) and m.config.attn_layer]
+        smooth = all(block.config.smooth for block in attending)
+        return smooth and all(block.smooth for block in self.modules() if isinstance(block, Repformer))
+
+    @property
     def neighbor_limits(self) -> list[tuple[str, float, int]]:
         """Name, cutoff (Å) and list length of every block that truncates its neighborhoods."""
         limits = {("model", self.cutoff, self.nsel)}

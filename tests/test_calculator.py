@@ -451,8 +451,8 @@ def test_bad_arguments(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'Domains_Water'"):
         DPA2Calculator(PARITY / "multitask-heads.pt", head="Domain_Watr")
     with pytest.raises(ValueError, match="one head already"):
-        DPA2Calculator(load_potential(PARITY / "dpa1-attn.pt"), head="Default")
-    calculator = DPA2Calculator(PARITY / "dpa1-attn.pt")
+        DPA2Calculator(load_potential(PARITY / "dpa1-temperature.pt"), head="Default")
+    calculator = DPA2Calculator(PARITY / "dpa1-temperature.pt")
     with pytest.raises(ValueError, match=r"make a new DPA2Calculator to change \['skin'\]"):
         calculator.set(skin=2.0)
     for ask in (calculator.get_descriptors, calculator.get_hessian, calculator.calculate):
@@ -477,6 +477,16 @@ def test_too_many_neighbors_are_dropped_with_one_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         calculator.get_potential_energy(bulk("Cu", a=2.9))
+
+
+@pytest.mark.parametrize(
+    ("case", "warns"), [("dpa1-attn", True), ("dpa2-resavg-nosmooth", True), ("dpa2-medium", False)]
+)
+def test_models_that_jump_at_the_cutoff_are_warned_of(case, warns):
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        DPA2Calculator(PARITY / f"{case}.pt")
+    assert ["its energy jumps" in str(w.message) for w in record] == [True] * warns
 
 
 def test_atoms_are_never_modified(calc):
@@ -533,7 +543,7 @@ def test_registered_with_ase():
 
 
 def test_a_loaded_potential_is_left_alone():
-    potential = load_potential(PARITY / "dpa1-attn.pt")
+    potential = load_potential(PARITY / "dpa1-temperature.pt")
     calculator = DPA2Calculator(potential, dtype="float32")
     assert next(potential.parameters()).dtype is torch.float64
     assert calculator.evaluator.potential is not potential

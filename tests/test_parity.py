@@ -27,6 +27,7 @@ DERIVATIVE_TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
 pytestmark = [
     pytest.mark.filterwarnings("ignore:this model was trained with set_davg_zero:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*atoms have more than .* neighbors:UserWarning"),  # the -truncated cases
+    pytest.mark.filterwarnings("ignore:this model was trained without smooth attention:UserWarning"),
     pytest.mark.filterwarnings("ignore:head .* was not trained on:UserWarning"),
 ]
 

@@ -272,6 +272,13 @@ class Evaluator:
                 "atom, so its energies change when atoms of another element come first. The numbers are DeePMD-kit's",
             )
 
+        if not self.potential.is_smooth:
+            self._tell(
+                "smooth",
+                "this model was trained without smooth attention (smooth or smooth_type_embedding = false): its energy "
+                "jumps when a neighbor crosses the cutoff, so molecular dynamics drifts. The numbers are DeePMD-kit's",
+            )
+
     def _warn_of_dropped_neighbors(self, graph: AtomicGraph) -> None:
         if "dropped" in self._told:
             return
