@@ -423,10 +423,10 @@ def _write(out: Path, frames: Sequence[Atoms]) -> None:
 
 def _storable(value: Any) -> Any:
     """What a database can hold of an entry of `atoms.info`: readers leave objects there."""
-    from ase.io.jsonio import encode
+    from ase.db.core import object_to_bytes
 
     try:
-        encode(value)
+        object_to_bytes(value)
     except Exception:  # the objects fail in their own ways
         return str(value)
     return value

@@ -75,6 +75,7 @@ class Evaluator:
         self.device, self.heads, self.head = device, heads, head
         self.type_of = {symbol: index for index, symbol in enumerate(potential.type_map)}
         self._limits = potential.neighbor_limits
+        self._fittings = potential.fitting_nets
         self._told: set[str] = set()
         self._warn_of_quirks()
 
@@ -143,11 +144,11 @@ class Evaluator:
         )
 
     def _fparam(self, structures: Sequence[Atoms], default: Any) -> Tensor | None:
-        size = max((net.config.numb_fparam for net in self.potential.fitting_nets), default=0)
+        size = max((net.config.numb_fparam for net in self._fittings), default=0)
         if not size:
             return None
         rows = [atoms.info.get("fparam", default) for atoms in structures]
-        stored = _default_fparam([net.config for net in self.potential.fitting_nets])
+        stored = _default_fparam([net.config for net in self._fittings])
         rows = [stored if row is None else row for row in rows]
         if any(row is None for row in rows):
             raise ValueError(
@@ -157,7 +158,7 @@ class Evaluator:
         return torch.as_tensor(np.array(values)).to(self.device)
 
     def _aparam(self, structures: Sequence[Atoms], default: Any) -> Tensor | None:
-        size = max((net.n_aparam for net in self.potential.fitting_nets), default=0)
+        size = max((net.n_aparam for net in self._fittings), default=0)
         if not size:
             return None
         parts = []

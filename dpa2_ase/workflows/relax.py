@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
 from ase.units import GPa
@@ -20,7 +21,7 @@ class State:
 
     energy: float  # eV
     max_force: float  # eV/Å, the largest norm of an atom's force
-    pressure: float | None  # GPa; None without periodic directions
+    pressure: float | None  # GPa; None without periodic directions or a calculator's stress
     cell: tuple[float, ...]  # a, b, c in Å and alpha, beta, gamma in degrees
 
 
@@ -37,12 +38,17 @@ class Relaxation:
 
 def state_of(atoms: Atoms) -> State:
     """Energy, largest force, pressure and lattice of `atoms`, which has a calculator."""
-    pressure = None
-    if atoms.pbc.any():
-        pressure = -float(atoms.get_stress(voigt=False).trace()) / 3 / GPa
-    return State(
-        float(atoms.get_potential_energy()), _max_force(atoms), pressure, tuple(map(float, atoms.cell.cellpar()))
-    )
+    energy, cell = float(atoms.get_potential_energy()), tuple(map(float, atoms.cell.cellpar()))
+    return State(energy, _max_force(atoms), _pressure(atoms), cell)
+
+
+def _pressure(atoms: Atoms) -> float | None:
+    if not atoms.pbc.any():
+        return None
+    try:
+        return -float(atoms.get_stress(voigt=False).trace()) / 3 / GPa
+    except PropertyNotImplementedError:  # not every calculator has a stress, and positions relax without
+        return None
 
 
 def _max_force(atoms: Atoms) -> float:

@@ -1,0 +1,184 @@
+"""`dpa2_ase.workflows.relax` with ASE's EMT: the workflow knows nothing of our models."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, fcc111, molecule
+from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
+from ase.units import GPa
+
+import dpa2_ase.workflows.relax
+from dpa2_ase.workflows.relax import OPTIMIZERS, relax, state_of
+
+
+def rattled() -> Atoms:
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.1, seed=1)
+    atoms.calc = EMT()
+    return atoms
+
+
+class NoStress(EMT):
+    """A calculator of energies and forces alone."""
+
+    implemented_properties = ("energy", "forces")
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_forces_end_below_fmax(optimizer):
+    atoms = rattled()
+    run = relax(atoms, fmax=0.02, optimizer=optimizer.upper())
+    assert run.converged
+    assert 0 < run.steps < 100
+    assert run.final.max_force <= 0.02 < run.initial.max_force
+    assert run.final.max_force == pytest.approx(np.linalg.norm(run.atoms.get_forces(), axis=1).max(), abs=1e-14)
+    assert run.final.energy == run.atoms.get_potential_energy() < run.initial.energy
+    np.testing.assert_array_equal(run.atoms.cell, atoms.cell)
+
+
+def test_the_input_is_left_as_it_was():
+    atoms = rattled()
+    atoms.info["origin"] = "a test"
+    before, calc = atoms.copy(), atoms.calc
+    run = relax(atoms, cell=True)
+    assert atoms == before
+    assert atoms.info == before.info
+    assert atoms.calc is calc is run.atoms.calc
+    assert run.atoms.info == before.info
+    assert run.atoms != before
+
+
+def test_cell_relaxation_finds_the_lattice_constant():
+    run = relax(rattled(), cell=True, fmax=1e-4, optimizer="bfgs")
+    assert run.converged
+    # fcc Cu of EMT: a scan of the energy has its minimum at 3.5898 Å
+    constants = np.linspace(3.58, 3.60, 5)
+    energies = []
+    for constant in constants:
+        atoms = bulk("Cu", a=constant)
+        atoms.calc = EMT()
+        energies.append(atoms.get_potential_energy())
+    a, b, _ = np.polyfit(constants, energies, 2)
+    assert run.final.cell == pytest.approx([-b / (2 * a)] * 3 + [90.0] * 3, rel=2e-4)
+    assert abs(run.final.pressure) < 0.01 < abs(run.initial.pressure)
+
+
+def test_state_has_ases_numbers_and_signs():
+    atoms = bulk("Cu", a=3.4)
+    atoms.calc = EMT()
+    state = state_of(atoms)
+    step = 1e-4
+    energies = []
+    for scale in (1 - step, 1 + step):
+        scaled = atoms.copy()
+        scaled.set_cell(atoms.cell * scale, scale_atoms=True)
+        scaled.calc = EMT()
+        energies.append(scaled.get_potential_energy())
+    volumes = atoms.get_volume() * np.array([(1 - step) ** 3, (1 + step) ** 3])
+    assert state.pressure == pytest.approx(-np.diff(energies)[0] / np.diff(volumes)[0] / GPa, rel=1e-5)
+    assert state.pressure > 0  # compressed
+    assert state.cell == pytest.approx(atoms.cell.cellpar())
+
+
+def test_on_step_sees_every_step():
+    seen = []
+    run = relax(rattled(), on_step=lambda step, force: seen.append((step, force)))
+    assert [step for step, _ in seen] == list(range(run.steps + 1))
+    assert seen[0][1] == run.initial.max_force
+    assert seen[-1][1] == run.final.max_force
+
+
+def test_no_steps_at_all():
+    seen = []
+    atoms = rattled()
+    run = relax(atoms, max_steps=0, on_step=lambda *step: seen.append(step))
+    assert (run.converged, run.steps, len(seen)) == (False, 0, 1)
+    assert run.initial == run.final
+    np.testing.assert_array_equal(run.atoms.positions, atoms.positions)
+    atoms = bulk("Cu")
+    atoms.calc = EMT()
+    assert relax(atoms, max_steps=0).converged  # forces vanish by symmetry
+
+
+def test_stops_at_max_steps():
+    run = relax(rattled(), fmax=1e-6, max_steps=3)
+    assert (run.converged, run.steps) == (False, 3)
+    assert run.final != run.initial
+
+
+def test_molecule_has_no_pressure():
+    atoms = molecule("CO")
+    atoms.calc = EMT()
+    run = relax(atoms, fmax=0.005)
+    assert run.converged
+    assert run.initial.pressure is run.final.pressure is None
+
+
+def test_slab_relaxes_but_its_cell_does_not():
+    slab = fcc111("Cu", (1, 1, 4), vacuum=6.0, periodic=False)
+    slab.calc = EMT()
+    run = relax(slab)
+    assert run.converged
+    assert run.final.pressure is not None
+    with pytest.raises(ValueError, match=r"three periodic directions, found pbc=\[True, True, False\]"):
+        relax(slab, cell=True)
+
+
+def test_constraints_are_kept():
+    atoms = rattled()
+    atoms.set_constraint(FixAtoms([0]))
+    run = relax(atoms)
+    assert run.converged
+    np.testing.assert_array_equal(run.atoms.positions[0], atoms.positions[0])
+    assert len(run.atoms.constraints) == 1
+
+
+def test_a_calculator_without_stress_relaxes_positions():
+    atoms = rattled()
+    atoms.calc = NoStress()
+    run = relax(atoms)
+    assert run.converged
+    assert run.final.pressure is None
+
+
+@pytest.mark.parametrize("cell", [False, True])
+def test_no_atoms(cell):
+    atoms = Atoms(cell=[3.0, 3.1, 3.2], pbc=True)
+    atoms.calc = NoStress()
+    run = relax(atoms, cell=cell)
+    assert (run.converged, run.steps, run.final.energy, run.final.max_force) == (True, 0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "newton"}, r"optimizer 'newton' is not one of \['bfgs', 'fire', 'lbfgs'\]"),
+        ({"fmax": 0.0}, "fmax should be positive"),
+        ({"fmax": -1.0}, "fmax should be positive"),
+        ({"fmax": float("nan")}, "fmax should be positive"),
+        ({"fmax": float("inf")}, "fmax should be positive"),
+        ({"max_steps": -1}, "max_steps not negative"),
+    ],
+)
+def test_nonsense_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        relax(rattled(), **options)
+
+
+def test_needs_a_calculator():
+    with pytest.raises(ValueError, match=r"no calculator; set atoms\.calc"):
+        relax(bulk("Cu"))
+
+
+def test_knows_nothing_of_our_models():
+    tree = ast.parse(Path(dpa2_ase.workflows.relax.__file__).read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {getattr(node, "module", None) or node.names[0].name for node in imports}
+    assert {name.partition(".")[0] for name in names} <= {"__future__", "ase", "numpy", "collections", "dataclasses"}
+    assert not any(getattr(node, "level", 0) for node in imports)
