@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-if TYPE_CHECKING:
-    from tempfile import TemporaryDirectory
+from .display import number, print_table, progress
+from .files import check_output, format_of, read_structures, write_structures
 
+if TYPE_CHECKING:
     from ase import Atoms
 
-    from .interfaces.ase import DPA2Calculator
-    from .workflows.relax import Relaxation, State
+    from ..interfaces.ase import DPA2Calculator
+    from ..workflows.relax import Relaxation, State
 
 BAD_INPUT = 2
 NOT_CONVERGED = 3
 INTERRUPTED = 130
 CHUNK = 256  # structures evaluated between two updates of the progress bar
-DATABASES = ("db", "json")  # what ASE keeps in a row's `data` rather than in `atoms.info`
-HOLD_RESULTS = ("extxyz", "traj", *DATABASES)
-WIDE = 100_000  # columns; off a terminal lines are as long as they need to be
 
 
 class _Commands(click.Group):
@@ -77,6 +73,12 @@ def _model_options(command: Any) -> Any:
     return command
 
 
+def _calculator(model: str | None, head: str | None, device: str | None, dtype: str | None) -> DPA2Calculator:
+    from ..interfaces.ase import DPA2Calculator
+
+    return DPA2Calculator(model, head=head, device=device, dtype=dtype)
+
+
 # ---- info ------------------------------------------------------------------------------------------------------------
 
 
@@ -87,17 +89,17 @@ def info(model: str | None, as_json: bool) -> None:
     """Say what a MODEL file holds (default: the bundled model)."""
     import json
 
-    from .checkpoint import summary
-    from .interfaces.loading import find_model
+    from ..checkpoint import summary
+    from ..interfaces.loading import find_model
 
     facts = summary(find_model(model))
     if as_json:
         click.echo(json.dumps(facts, indent=1))
         return
     heads = facts.pop("heads")
-    _table(["", ""], [(key.replace("_", " "), str(value)) for key, value in facts.items()], header=False)
+    print_table(["", ""], [(key.replace("_", " "), str(value)) for key, value in facts.items()], header=False)
     names = ["head", "predicts", "descriptor", "cutoffs / Å", "precision", "parameters", "elements", "trained on"]
-    _table(names, [_head_row(name, head) for name, head in heads.items()])
+    print_table(names, [_head_row(name, head) for name, head in heads.items()])
 
 
 def _head_row(name: str, head: dict[str, Any]) -> list[str]:
@@ -140,20 +142,20 @@ def singlepoint(  # noqa: PLR0913  # one parameter per option
     index: str,
 ) -> None:
     """Evaluate STRUCTURES (any format ASE reads, several files and frames at once)."""
-    frames = _read(structures, index)
+    frames = read_structures(structures, index)
     if out is not None:
-        _check_output(out, structures, len(frames), for_results=True)
+        check_output(out, structures, len(frames), for_results=True)
     calculator = _calculator(model, head, device, dtype)
     wanted = _wanted(properties, calculator)
     results: list[dict[str, Any]] = []
-    with _progress("evaluating", len(frames)) as advance:
+    with progress("evaluating", len(frames)) as advance:
         for start in range(0, len(frames), CHUNK):
             part = [atoms for _, atoms in frames[start : start + CHUNK]]
             results += _evaluate(calculator, part, wanted)
             advance(len(part))
     _print_results([name for name, _ in frames], [atoms for _, atoms in frames], results, calculator)
     if out is not None:
-        _write(out, [_labelled(a, r, calculator) for (_, a), r in zip(frames, results, strict=True)])
+        write_structures(out, [_labelled(a, r, calculator) for (_, a), r in zip(frames, results, strict=True)])
         click.echo(f"written: {out}")
 
 
@@ -194,11 +196,11 @@ def _print_results(
             forces, stress = result.get("forces"), result.get("stress")
             largest = None if forces is None else np.linalg.norm(forces, axis=1).max(initial=0.0)
             pressure = None if stress is None else -stress[:3].sum() / 3 / GPa
-            values = [_number(x) for x in (result.get("energy"), largest, pressure)]
+            values = [number(x) for x in (result.get("energy"), largest, pressure)]
         else:
             values = [" ".join(f"{x:.6g}" for x in np.ravel(result[shown])) if shown in result else "–"]
         rows.append([name, atoms.get_chemical_formula(), *values])
-    _table(["structure", "formula", *columns], rows)
+    print_table(["structure", "formula", *columns], rows)
 
 
 def _labelled(atoms: Atoms, results: dict[str, Any], calculator: DPA2Calculator) -> Atoms:
@@ -217,8 +219,8 @@ def _labelled(atoms: Atoms, results: dict[str, Any], calculator: DPA2Calculator)
 
 
 def _provenance(calculator: DPA2Calculator) -> dict[str, str]:
-    from . import __version__
-    from .checkpoint import file_sha256
+    from .. import __version__
+    from ..checkpoint import file_sha256
 
     path = calculator.source["model"]
     return {
@@ -257,16 +259,16 @@ def relax(  # noqa: PLR0913  # one parameter per option
     index: str,
 ) -> None:
     """Relax STRUCTURES (any format ASE reads); exit code 3 if one did not converge."""
-    from .workflows.relax import relax as run
+    from ..workflows.relax import relax as run
 
-    frames = _read(structures, index)
+    frames = read_structures(structures, index)
     out = out or _default_output(structures[0])
-    _check_output(out, structures, len(frames))
+    check_output(out, structures, len(frames))
     calculator = _calculator(model, head, device, dtype)
     runs: list[Relaxation] = []
     for name, atoms in frames:
         atoms.calc = calculator
-        with _progress(f"relaxing {name}", max_steps) as advance:
+        with progress(f"relaxing {name}", max_steps) as advance:
             done = run(
                 atoms,
                 fmax=fmax,
@@ -277,7 +279,7 @@ def relax(  # noqa: PLR0913  # one parameter per option
             )
         runs.append(done)
         _print_relaxation(name, done)
-    _write(out, [_labelled(r.atoms, _raw_results(r.atoms), calculator) for r in runs])
+    write_structures(out, [_labelled(r.atoms, _raw_results(r.atoms), calculator) for r in runs])
     click.echo(f"written: {out}")
     unfinished = [name for (name, _), r in zip(frames, runs, strict=True) if not r.converged]
     if unfinished:
@@ -287,7 +289,7 @@ def relax(  # noqa: PLR0913  # one parameter per option
 
 def _default_output(first: str) -> Path:
     out = Path(f"{Path(first).stem}-relaxed.extxyz")
-    return out if _format(out) == "extxyz" else Path("relaxed.extxyz")  # ASE reads *POSCAR*.extxyz as VASP's
+    return out if format_of(out) == "extxyz" else Path("relaxed.extxyz")  # ASE reads *POSCAR*.extxyz as VASP's
 
 
 def _raw_results(atoms: Atoms) -> dict[str, Any]:
@@ -301,170 +303,11 @@ def _print_relaxation(name: str, run: Relaxation) -> None:
     status = "converged" if run.converged else "NOT converged"
     title = f"{name}: {run.atoms.get_chemical_formula()}, {status} after {run.steps} steps"
     columns = ["", "energy / eV", "max force / eV/Å", "pressure / GPa", "a, b, c / Å", "α, β, γ / °"]
-    _table(columns, rows, title=title)
+    print_table(columns, rows, title=title)
 
 
 def _state_row(label: str, state: State) -> list[str]:
     has_cell = any(state.cell[:3])
     lengths = ", ".join(f"{x:.4f}" for x in state.cell[:3]) if has_cell else "–"
     angles = ", ".join(f"{x:.2f}" for x in state.cell[3:]) if has_cell else "–"
-    return [label, f"{state.energy:.6f}", f"{state.max_force:.4f}", _number(state.pressure), lengths, angles]
-
-
-# ---- shared ----------------------------------------------------------------------------------------------------------
-
-
-def _calculator(model: str | None, head: str | None, device: str | None, dtype: str | None) -> DPA2Calculator:
-    from .interfaces.ase import DPA2Calculator
-
-    return DPA2Calculator(model, head=head, device=device, dtype=dtype)
-
-
-def _read(paths: Sequence[str], index: str) -> list[tuple[str, Atoms]]:
-    """All frames of all files with a name for each; any failure of a reader becomes one ValueError."""
-    from ase.io.formats import string2index
-
-    try:
-        chosen = string2index(index)
-    except ValueError:
-        chosen = index
-    if isinstance(chosen, str):
-        raise ValueError(f"--index {index!r} is neither a number nor a slice such as -1, : or ::10")
-    frames: list[tuple[str, Atoms]] = []
-    for path in paths:
-        found = _read_file(path, index)
-        label = Path(path).name if "@" in path or index == ":" else f"{Path(path).name}@{index}"
-        for number, atoms in enumerate(found):
-            position = f"[{number}]" if "@" in label else f"@{number}"
-            frames.append((label + (position if len(found) > 1 else ""), atoms))
-    if not frames:
-        raise ValueError(f"no structures in {', '.join(paths)} at index {index!r}")
-    return frames
-
-
-def _read_file(path: str, index: str) -> list[Atoms]:
-    from ase.io import read
-
-    exists = Path(path).exists()
-    if not exists and not Path(path.rpartition("@")[0]).is_file():  # ASE knows FILE@INDEX
-        raise FileNotFoundError(f"no structure file {path}")
-    try:
-        found = read(path, index=index, do_not_split_by_at_sign=True) if exists else read(path)
-    except Exception as error:  # ASE's readers fail in their own ways
-        where = "" if index == ":" or not exists else f" at index {index}"
-        reason = ": ".join(filter(None, (type(error).__name__, str(error))))
-        raise ValueError(f"{path} cannot be read as a structure{where} ({reason})") from error
-    return found if isinstance(found, list) else [found]
-
-
-def _check_output(out: Path, inputs: Sequence[str], n_frames: int, *, for_results: bool = False) -> None:
-    """Find out before the work whether the result can be written after it."""
-    from ase.io.formats import ioformats
-
-    target = out.resolve()
-    if target.exists() and not target.is_file():
-        raise ValueError(f"{out} is not a regular file; choose another name to write to")
-    if any(target == Path(path).resolve() for path in inputs):
-        raise ValueError(f"{out} is also an input, which is never overwritten; choose another name to write to")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"no folder {target.parent} to write {out.name} to")
-    kind = ioformats.get(_format(out))
-    if kind is None or not kind.can_write:
-        raise ValueError(f"ASE cannot write {out.name}; use a suffix it knows, such as .extxyz")
-    if out.suffix[1:] in HOLD_RESULTS and out.suffix[1:] != kind.name:
-        raise ValueError(f"ASE takes a file named {out.name} for one of format {kind.name}; choose another name")
-    if for_results and kind.name not in HOLD_RESULTS:
-        raise ValueError(f"a file of format {kind.name} holds no results; use one of .{', .'.join(HOLD_RESULTS)}")
-    if kind.single and n_frames > 1:
-        raise ValueError(f"a file of format {kind.name} holds one structure, not {n_frames}; use .extxyz")
-    try:
-        with _folder_beside(target):
-            pass
-    except OSError as error:
-        raise OSError(f"cannot write to folder {target.parent}: {error.strerror}") from error
-
-
-def _format(out: Path) -> str:
-    """ASE's name of the format that the name of a file asks for; empty if it does not say."""
-    from ase.io.formats import UnknownFileTypeError, filetype
-
-    try:
-        return filetype(str(out), read=False)
-    except UnknownFileTypeError:
-        return ""
-
-
-def _folder_beside(target: Path) -> TemporaryDirectory[str]:
-    """A temporary folder on the file system of `target`."""
-    from tempfile import TemporaryDirectory
-
-    return TemporaryDirectory(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-
-
-def _write(out: Path, frames: Sequence[Atoms]) -> None:
-    """Write all frames or nothing: to a temporary folder first, then moved."""
-    from ase.db import connect
-    from ase.io import write
-
-    target = out.resolve()
-    try:
-        with _folder_beside(target) as folder:
-            temporary = Path(folder) / target.name
-            if _format(out) in DATABASES:
-                with connect(temporary, type=_format(out)) as database:
-                    for atoms in frames:
-                        database.write(atoms, data={name: _storable(value) for name, value in atoms.info.items()})
-            else:
-                write(temporary, list(frames), format=_format(out))
-            os.replace(temporary, target)
-    except Exception as error:  # ASE's writers fail in their own ways
-        raise OSError(f"cannot write {out} ({type(error).__name__}: {error})") from error
-
-
-def _storable(value: Any) -> Any:
-    """What a database can hold of an entry of `atoms.info`: readers leave objects there."""
-    from ase.db.core import object_to_bytes
-
-    try:
-        object_to_bytes(value)
-    except Exception:  # the objects fail in their own ways
-        return str(value)
-    return value
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.6g}" if abs(value) < 1 else f"{value:.4f}"
-
-
-def _table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, header: bool = True, title: str | None = None
-) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(show_header=header, title=title and Text(title), title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(entry) for entry in row))
-    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Any]:
-    """A progress bar on stderr if that is a terminal; yields a function that advances it."""
-    if not sys.stderr.isatty():
-        yield lambda count, note="": None
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(escape(what), total=total)
-        yield lambda count, note="": bar.update(task, advance=count, description=escape(f"{what} {note}"))
-
-
-if __name__ == "__main__":
-    main()
+    return [label, f"{state.energy:.6f}", f"{state.max_force:.4f}", number(state.pressure), lengths, angles]

@@ -1,0 +1,5 @@
+"""``python -m dpa2_ase.cli``."""
+
+from . import main
+
+main()
