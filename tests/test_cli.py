@@ -105,15 +105,22 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_help_is_quick(tmp_path):
-    """Best of several runs, since a busy machine says nothing about the program."""
-    times = []
+    """Not much longer than numpy alone takes to import, which ASE needs in any case; the best of several runs of each.
+
+    Where numpy takes its usual 0.1 s, this is the promised 0.3 s.
+    """
+    numpy = [sys.executable, "-c", "import numpy"]
+    times: dict[str, list[float]] = {"help": [], "numpy": []}
     for _ in range(5):
         start = time.perf_counter()
         done = shell("--help", cwd=tmp_path)
-        times.append(time.perf_counter() - start)
+        middle = time.perf_counter()
+        subprocess.run(numpy, cwd=tmp_path, check=True)
+        times["help"].append(middle - start)
+        times["numpy"].append(time.perf_counter() - middle)
         assert done.returncode == 0
         assert all(name in done.stdout for name in ("info", "singlepoint", "relax"))
-    assert min(times) < 0.3
+    assert min(times["help"]) < 3 * min(times["numpy"])
 
 
 def test_help_does_not_import_torch():
@@ -123,8 +130,6 @@ def test_help_does_not_import_torch():
 
 def test_installed_as_a_command():
     scripts = Path(sys.executable).parent / "dpa2"
-    if not scripts.exists():
-        pytest.skip("run from a checkout that is not installed")
     assert "singlepoint" in subprocess.run([scripts, "-h"], capture_output=True, text=True, check=True).stdout
 
 
@@ -151,8 +156,6 @@ DESCRIBED = [
 
 @pytest.mark.parametrize(("model", "kind", "descriptor", "cutoffs"), DESCRIBED)
 def test_info_says_what_a_file_holds(model, kind, descriptor, cutoffs):
-    if model.suffix == ".dp":
-        pytest.importorskip("h5py")
     shown = ok(dpa2("info", model))
     facts = json.loads(ok(dpa2("info", model, "--json")))
     potential = load_potential(model)

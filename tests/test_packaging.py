@@ -43,7 +43,6 @@ def test_one_version():
 
 def test_wheel_holds_code_model_and_structures(tmp_path):
     """Built by setuptools itself from a copy, so that nothing is left behind here and no network is needed."""
-    pytest.importorskip("setuptools", minversion="77")
     source, wheels = tmp_path / "source", tmp_path / "wheels"
     skip = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for folder in ("dpa2_ase", "data"):

@@ -49,7 +49,6 @@ def test_first_steps(tmp_path):
 
 
 def test_phonons(tmp_path):
-    pytest.importorskip("phonopy")
     found = numbers("02_phonons.py", tmp_path)
     assert 0 < found["difference"][0] < 0.01  # eV/Å², the error of finite differences
     assert found["acoustic"][0] < 0.01  # THz
