@@ -10,7 +10,6 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner
 
 import dpa2_ase
