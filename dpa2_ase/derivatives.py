@@ -14,10 +14,15 @@ def edge_gradient(energy: Tensor, graph: AtomicGraph, *, create_graph: bool = Fa
 
     `create_graph` keeps what a second derivative needs (training on forces).
     """
-    if not energy.requires_grad:  # no edges: the energy is a constant
-        return torch.zeros_like(graph.vectors)
+    _require_autograd(graph)
     (gradient,) = torch.autograd.grad(energy.sum(), graph.vectors, create_graph=create_graph, retain_graph=create_graph)
     return gradient
+
+
+def _require_autograd(graph: AtomicGraph) -> None:
+    """Refuse to call gradients zero that were only not recorded."""
+    if not graph.vectors.requires_grad:
+        raise RuntimeError("the energy was computed without recording gradients; use dpa2_ase.model.differentiable")
 
 
 def forces(gradient: Tensor, graph: AtomicGraph) -> Tensor:
@@ -47,8 +52,7 @@ def atomic_virials(atomic_energies: Tensor, graph: AtomicGraph, positions: Tenso
         (N, 3) Å, as given. Where messages pass through images, the split among atoms depends on the image a position
         stands for; the total does not.
     """
-    if not atomic_energies.requires_grad:
-        return positions.new_zeros(graph.n_atoms, 3, 3)
+    _require_autograd(graph)
     weights = [torch.ones_like(atomic_energies), *positions.unbind(1)]
     gradients = [
         torch.autograd.grad(atomic_energies, graph.vectors, weight, retain_graph=True)[0] for weight in weights

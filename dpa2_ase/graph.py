@@ -112,7 +112,11 @@ def sorted_graph(  # noqa: PLR0913  # the fields of the noun it makes
     cutoff: float,
 ) -> AtomicGraph:
     """Bring edges in any order into the order of `AtomicGraph` and number the slots; fields as there."""
-    by_distance = torch.linalg.vector_norm(vectors.detach(), dim=-1).argsort(stable=True)
+    distances = torch.linalg.vector_norm(vectors.detach(), dim=-1)
+    # the training code's list is open at the cutoff, and nearest-first; equal distances are told apart by the order
+    # of the edges and not by rounding, so that a truncated list does not change when the structure is moved
+    near = torch.nonzero(distances < cutoff).squeeze(-1)
+    by_distance = near[distances[near].round(decimals=9).argsort(stable=True)]
     order = by_distance[center[by_distance].argsort(stable=True)]
     center = center[order]
     degree = torch.bincount(center, minlength=len(types))
@@ -149,6 +153,7 @@ def graph_of_structures(
     lists: Sequence[NeighborList],
     types: Sequence[np.ndarray],
     device: torch.device | str = "cpu",
+    first_number: int | None = None,
 ) -> AtomicGraph:
     """One graph of many structures.
 
@@ -160,6 +165,8 @@ def graph_of_structures(
         A neighbor list of one common cutoff, valid for each structure.
     types
         Type indices of the atoms of each structure.
+    first_number
+        What a message calls the first structure; ``None`` if there is only one.
 
     Raises
     ------
@@ -170,7 +177,7 @@ def graph_of_structures(
     first = 0
     for index, (atoms, neighbors) in enumerate(zip(structures, lists, strict=True)):
         pairs = neighbors.pairs(atoms)
-        _refuse_coincident(*pairs[:3], index if len(structures) > 1 else None)
+        _refuse_coincident(*pairs[:3], None if first_number is None else first_number + index)
         parts.append((pairs[0] + first, pairs[1] + first, pairs[2], np.full(len(atoms), index)))
         first += len(atoms)
     columns = zip(*parts, strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -66,14 +66,16 @@ def _repformer(config: DPA2Config, degrees: DegreesOf) -> float:
     return float(part.nlayers * (per_edge * counts.sum() + per_pair * (counts**2).sum()))
 
 
-def split_by_memory(costs: Sequence[float], limit: float) -> list[range]:
-    """Cut a list of structures into runs whose summed cost (bytes) stays below `limit`, one structure at least."""
-    batches, start, total = [], 0, 0.0
-    for index, cost in enumerate(costs):
-        if index > start and total + cost > limit:
-            batches.append(range(start, index))
-            start, total = index, 0.0
-        total += cost
-    if len(costs) > start:
-        batches.append(range(start, len(costs)))
-    return batches
+def split_by_memory(costs: Iterable[float], limit: float) -> Iterator[range]:
+    """Cut a list of structures into runs whose summed cost (bytes) stays below `limit`, one structure at least.
+
+    Takes costs as they come, so that a run can be evaluated and forgotten before the next is looked at.
+    """
+    start, end, total = 0, 0, 0.0
+    for cost in costs:
+        if end > start and total + cost > limit:
+            yield range(start, end)
+            start, total = end, 0.0
+        end, total = end + 1, total + cost
+    if end > start:
+        yield range(start, end)

@@ -6,6 +6,8 @@ import copy
 import json
 import multiprocessing
 import pickle
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -225,6 +227,26 @@ def test_frame_and_atomic_parameters():
         atoms.get_potential_energy()
 
 
+def test_parameters_changed_in_place_are_noticed():
+    """ASE copies `atoms.info` as a dictionary, so its values are the user's own objects."""
+    calculator = DPA2Calculator(PARITY / "dpa2-gelu-aparam.pt")
+    atoms = oxide()
+    atoms.info.update(fparam=np.array([0.3, -0.7]), aparam=np.ones((8, 1)))
+    energies = [calculator.get_potential_energy(atoms)]
+    atoms.info["fparam"][:] = 0.5
+    energies.append(calculator.get_potential_energy(atoms))
+    atoms.info["aparam"][0] = 2.0
+    energies.append(calculator.get_potential_energy(atoms))
+    assert len(set(energies)) == 3
+    given = np.array([0.3, -0.7])
+    calculator = DPA2Calculator(PARITY / "dpa2-gelu-aparam.pt", fparam=given, aparam=np.ones((8, 1)))
+    given[:] = 0.5
+    assert calculator.get_potential_energy(oxide()) == energies[0]
+    facts = calculator.todict()
+    assert facts["fparam"] == [0.3, -0.7]
+    assert facts["aparam"] == [[1.0]] * 8
+
+
 def test_parameters_of_the_calculator_serve_structures_without():
     given = DPA2Calculator(PARITY / "dpa2-gelu-aparam.pt", fparam=[0.3, -0.7], aparam=np.ones((8, 1)))
     own = DPA2Calculator(PARITY / "dpa2-gelu-aparam.pt")
@@ -313,8 +335,20 @@ def test_batch_equals_singles(calc):
 def test_batch_refuses_what_it_cannot_give(calc):
     with pytest.raises(PropertyNotImplementedError, match=r"has no \['dipole'\]"):
         calc.evaluate([copper()], ["dipole"])
-    with pytest.raises(PropertyNotImplementedError, match="stresses"):
-        calc.evaluate([copper()], ["stresses"])
+    for mistaken in ((copper(), None), ([copper()], "energy")):
+        with pytest.raises(TypeError, match="takes a list of Atoms and a list of property names"):
+            calc.evaluate(*mistaken)
+    with pytest.raises(ValueError, match=r"structure 2: elements \['Na'\]"):
+        calc.evaluate([copper(), copper(1), Atoms("Na")])
+
+
+def test_stresses_of_atoms_in_a_batch(calc):
+    slab, molecule_ = fcc111("Cu", (1, 1, 3), vacuum=3.0), Atoms("Cu2", positions=[[0, 0, 0], [0, 0, 2.3]])
+    results = calc.evaluate([copper(), molecule_, slab], ["stresses", "stress"])
+    assert sorted(results[1]) == []
+    for atoms, result in ((copper(), results[0]), (slab, results[2])):
+        np.testing.assert_allclose(result["stresses"].sum(axis=0), result["stress"], atol=1e-14)
+        np.testing.assert_allclose(result["stresses"], calc.get_property("stresses", atoms), atol=1e-14)
 
 
 # ---- descriptors and Hessians --------------------------------------------------------------------
@@ -360,13 +394,13 @@ def test_hessian_is_the_derivative_of_the_forces(calc):
 def test_neighbor_list_is_kept_while_it_is_complete(monkeypatch):
     calc = DPA2Calculator(dtype="float64")
     built = []
-    real = calc.evaluator.neighbor_list
+    real = calc.evaluator.reader.neighbor_list
 
     def build(atoms, skin):
         built.append(skin)
         return real(atoms, skin)
 
-    monkeypatch.setattr(calc.evaluator, "neighbor_list", build)
+    monkeypatch.setattr(calc.evaluator.reader, "neighbor_list", build)
     atoms = copper(4)
     atoms.calc = calc
     fresh = DPA2Calculator(load_potential(Path(calc.parameters["model"])), dtype="float64", skin=0.0)
@@ -430,12 +464,18 @@ def test_broken_structures(calc, break_it, message):
     break_it(atoms)
     with pytest.raises(ValueError, match=message):
         calc.get_forces(atoms)
-    with pytest.raises(ValueError, match=message.replace("are 0", "of structure 1 are 0")):
+    with pytest.raises(
+        ValueError, match=("of structure 1 are 0" if "are 0" in message else "structure 1: .*" + message)
+    ):
         calc.evaluate([copper(5), atoms])
     assert np.isfinite(calc.get_forces(copper(5))).all()  # the calculator works on
 
 
 def test_bad_arguments(tmp_path):
+    with pytest.raises(TypeError, match="heads"):
+        DPA2Calculator(heads="Default")
+    with pytest.raises(FileNotFoundError, match=r"did you mean 'DPA-2.4-7M'\?"):
+        DPA2Calculator("DPA-2.4")
     with pytest.raises(FileNotFoundError, match="no model file .*known names: \\['DPA-2.4-7M'\\]"):
         DPA2Calculator(tmp_path / "nothing.pt")
     with pytest.raises(ValueError, match="device 'cuda:99' is not available here; available: \\['cpu'"):
@@ -466,6 +506,36 @@ def test_official_names_are_downloaded(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(OSError, match="DPA-2.4-7M-patched-mt.pt"):
         DPA2Calculator("dpa-2.4-7m", head="anything")
+
+
+@pytest.mark.parametrize(
+    ("case", "distance", "inside", "energy"),
+    [
+        ("dpa1-attn", 6.0, False, 10.588983869902483),
+        ("dpa1-attn", 6.0, True, 10.591240367968522),
+        ("dpa2-resavg-nosmooth", 4.0, False, 10.829563933840062),
+        ("dpa2-resavg-nosmooth", 4.0 + 1e-15, False, 10.87924525880373),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:this model was trained without smooth attention")
+def test_neighbors_at_the_cutoff(case, distance, inside, energy):
+    """DeePMD-kit 3.2.0's numbers: its list is open at the cutoff, the shorter lists within DPA-2 are closed."""
+    distance = np.nextafter(distance, 0) if inside else distance
+    atoms = Atoms("OHCu", positions=[[0, 0, 0], [0, 0, distance], [1.1, 0, 0]])
+    assert DPA2Calculator(PARITY / f"{case}.pt").get_potential_energy(atoms) == pytest.approx(energy, rel=1e-13)
+
+
+def test_equally_near_neighbors_are_chosen_without_rounding():
+    """A perfect crystal with more neighbors than the model keeps: where it stands must not matter."""
+    calculator = DPA2Calculator(PARITY / "dpa2-truncated-sel.pt")
+    energies = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for shift in np.random.default_rng(0).normal(size=(5, 3)):
+            atoms = bulk("Cu", a=4.0, cubic=True)
+            atoms.positions += shift
+            energies.append(calculator.get_potential_energy(atoms))
+    np.testing.assert_allclose(energies, energies[0], rtol=1e-12)
 
 
 def test_too_many_neighbors_are_dropped_with_one_warning():
@@ -506,6 +576,45 @@ def test_atoms_are_never_modified(calc):
 # ---- travelling ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_gradients_in_contexts_that_do_not_record_them(calc, context):
+    """Zeros would be plausible and wrong."""
+    atoms = copper(9)
+    reference = calc.evaluate([atoms])[0]
+    hessian, stresses = calc.get_hessian(atoms), calc.get_property("stresses", atoms)
+    with context():
+        made_inside = DPA2Calculator(dtype="float64")
+        for calculator in (calc, made_inside):
+            calculator.reset()
+            np.testing.assert_allclose(calculator.get_property("stresses", atoms), stresses, atol=1e-14)
+            np.testing.assert_allclose(calculator.get_forces(atoms), reference["forces"], atol=1e-12)
+            np.testing.assert_allclose(calculator.get_stress(atoms), reference["stress"], atol=1e-14)
+            np.testing.assert_allclose(calculator.evaluate([atoms])[0]["forces"], reference["forces"], atol=1e-12)
+            np.testing.assert_allclose(calculator.get_hessian(atoms), hessian, atol=1e-10)
+    np.testing.assert_allclose(made_inside.get_forces(copper(1)), calc.get_forces(copper(1)), atol=1e-12)
+
+
+FORK = """
+import multiprocessing, sys, torch
+from ase.build import bulk
+from dpa2_ase import DPA2Calculator
+torch.set_num_threads(2)
+calc = DPA2Calculator()
+atoms = bulk("Cu", cubic=True) * 3
+energy = calc.get_potential_energy(atoms), calc.get_forces(atoms)
+def job(calculator):
+    calculator.reset()
+    return float(calculator.get_forces(atoms).std() + calculator.get_potential_energy(atoms))
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    print(pool.apply_async(job, (calc,)).get(60) - job(calc))
+"""
+
+
+def test_forked_processes_do_not_wait_for_threads_they_did_not_inherit():
+    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, check=True, timeout=200)
+    assert abs(float(done.stdout)) < 1e-5  # float32 nets, summed by another number of threads
+
+
 def _energy_in_another_process(calculator: DPA2Calculator) -> float:
     torch.set_num_threads(1)
     return float(calculator.get_potential_energy(copper(7)))
@@ -536,6 +645,19 @@ def test_todict_traj_and_db(calc, tmp_path):
     with connect(tmp_path / "a.db") as database:
         database.write(atoms)
     np.testing.assert_allclose(next(connect(tmp_path / "a.db").select()).forces, forces)
+
+
+def test_results_that_ase_knows_can_be_exported(calc):
+    atoms = copper(8)
+    calc.get_stresses(atoms)
+    exported = calc.export_properties()
+    assert set(exported) == {"energy", "free_energy", "forces", "stress", "stresses", "energies", "natoms"}
+    np.testing.assert_array_equal(exported["forces"], calc.results["forces"])
+    atoms.calc = calc
+    assert atoms.get_properties(["energy"])["energy"] == calc.results["energy"]
+    dipole = DPA2Calculator(PARITY / "dpa2-dipole.pt")
+    dipole.get_property("dipole", oxide())
+    assert "dipole" in dipole.export_properties()
 
 
 def test_registered_with_ase():

@@ -682,6 +682,7 @@ def on_terminal(
         [*COMMAND, *arguments],
         cwd=cwd,
         env=environment | {"TERM": "xterm", "PYTHONPATH": str(HERE.parent)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # background jobs start deaf
         **({"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | {stream: end}),
     )
     os.close(end)

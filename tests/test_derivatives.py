@@ -16,6 +16,7 @@ from dpa2_ase import DPA2Calculator, derivatives
 from dpa2_ase.interfaces.evaluator import stress_volume
 from dpa2_ase.model import differentiable
 
+pytestmark = pytest.mark.filterwarnings("ignore:this model was trained without smooth attention")
 MODELS = ("dpa1-attn", "dpa2-everything", "dpa2-resavg-nosmooth", "extra/dpa1-lmax4")
 STEP = 1e-4  # Å; central differences leave about 1e-8 times the third derivative and 1e-16 eV / 1e-4 Å of rounding
 # every kind of formula: attention with and without gate, strip, both update styles, not smooth, tables, exclusions

@@ -117,7 +117,7 @@ def test_estimate_stops_at_the_list_length():
 @given(st.lists(st.floats(0, 100), max_size=30), st.floats(1e-3, 300))
 def test_split_by_memory(costs, limit):
     """Every structure once and in order; no run above the limit but single structures; none that could be joined."""
-    runs = split_by_memory(costs, limit)
+    runs = list(split_by_memory(costs, limit))
     assert [index for run in runs for index in run] == list(range(len(costs)))
     assert all(len(run) > 0 for run in runs)
     sums = [float(np.cumsum([costs[i] for i in run])[-1]) for run in runs]

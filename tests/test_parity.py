@@ -102,7 +102,7 @@ def samples(numbers: Path, head: str | None = None) -> list[Sample]:
 
 def evaluate(evaluator: Evaluator, atoms: Atoms) -> dict[str, np.ndarray]:
     """Every quantity of a structure under the names of the stored files."""
-    inputs = evaluator.inputs([atoms], [evaluator.neighbor_list(atoms, 0.0)])
+    inputs = evaluator.reader.read([atoms], [evaluator.reader.neighbor_list(atoms, 0.0)])
     potential = evaluator.potential
     if evaluator.kind != "ener":
         found = potential.predict(inputs.graph, inputs.fparam, inputs.aparam)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 BAD_INPUT = 2
 NOT_CONVERGED = 3
 INTERRUPTED = 130
+SHOWN = {"energy", "free_energy", "forces", "stress"}  # what the table of singlepoint has columns for
 CHUNK = 256  # structures evaluated between two updates of the progress bar
 
 
@@ -49,7 +50,7 @@ class _Commands(click.Group):
 
 def _one_line(error: Exception | Warning | str) -> str:
     lines = [" ".join(line.split()) for line in str(error).splitlines()]
-    return "; ".join(line for line in lines if line) or type(error).__name__
+    return "; ".join(line for line in lines if line).replace(":; ", ": ") or type(error).__name__
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -77,6 +78,15 @@ def _calculator(model: str | None, head: str | None, device: str | None, dtype: 
     from ..interfaces.ase import DPA2Calculator
 
     return DPA2Calculator(model, head=head, device=device, dtype=dtype)
+
+
+def _check_frames(frames: Sequence[tuple[str, Atoms]], calculator: DPA2Calculator) -> None:
+    """Find out before the work whether the model can evaluate all structures."""
+    for name, atoms in frames:
+        try:
+            calculator.evaluator.reader.check(atoms)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
 
 
 # ---- info ------------------------------------------------------------------------------------------------------------
@@ -147,11 +157,14 @@ def singlepoint(  # noqa: PLR0913  # one parameter per option
         check_output(out, structures, len(frames), for_results=True)
     calculator = _calculator(model, head, device, dtype)
     wanted = _wanted(properties, calculator)
+    if out is None and not SHOWN & {*wanted} and "energy" in calculator.implemented_properties:
+        raise ValueError(f"{', '.join(wanted)} do not fit into a table; give -o to write them to a file")
+    _check_frames(frames, calculator)
     results: list[dict[str, Any]] = []
     with progress("evaluating", len(frames)) as advance:
         for start in range(0, len(frames), CHUNK):
             part = [atoms for _, atoms in frames[start : start + CHUNK]]
-            results += _evaluate(calculator, part, wanted)
+            results += calculator.evaluate(part, wanted)
             advance(len(part))
     _print_results([name for name, _ in frames], [atoms for _, atoms in frames], results, calculator)
     if out is not None:
@@ -168,16 +181,6 @@ def _wanted(properties: str | None, calculator: DPA2Calculator) -> list[str]:
     if unknown or not names:
         raise ValueError(f"this model has no {unknown or 'such property'}; it has {known}")
     return names
-
-
-def _evaluate(calculator: DPA2Calculator, structures: Sequence[Atoms], wanted: Sequence[str]) -> list[dict[str, Any]]:
-    """All of `wanted` that a structure has; per-atom stresses, which do not come in batches, one by one."""
-    results = calculator.evaluate(structures, [name for name in wanted if name != "stresses"])
-    if "stresses" in wanted:
-        for atoms, found in zip(structures, results, strict=True):
-            if atoms.pbc.any():
-                found["stresses"] = calculator.get_property("stresses", atoms)
-    return results
 
 
 def _print_results(
@@ -265,22 +268,26 @@ def relax(  # noqa: PLR0913  # one parameter per option
     out = out or _default_output(structures[0])
     check_output(out, structures, len(frames))
     calculator = _calculator(model, head, device, dtype)
+    _check_frames(frames, calculator)
     runs: list[Relaxation] = []
-    for name, atoms in frames:
-        atoms.calc = calculator
-        with progress(f"relaxing {name}", max_steps) as advance:
-            done = run(
-                atoms,
-                fmax=fmax,
-                cell=cell,
-                optimizer=optimizer,
-                max_steps=max_steps,
-                on_step=lambda step, force: advance(bool(step), f"step {step}, max force {force:.3g} eV/Å"),
-            )
-        runs.append(done)
-        _print_relaxation(name, done)
-    write_structures(out, [_labelled(r.atoms, _raw_results(r.atoms), calculator) for r in runs])
-    click.echo(f"written: {out}")
+    try:
+        for name, atoms in frames:
+            atoms.calc = calculator
+            with progress(f"relaxing {name}", max_steps) as advance:
+                done = run(
+                    atoms,
+                    fmax=fmax,
+                    cell=cell,
+                    optimizer=optimizer,
+                    max_steps=max_steps,
+                    on_step=lambda step, force: advance(bool(step), f"step {step}, max force {force:.3g} eV/Å"),
+                )
+            runs.append(done)
+            _print_relaxation(name, done)
+    finally:  # a failure or Ctrl-C later on takes nothing from those that are done
+        if runs:
+            write_structures(out, [_labelled(r.atoms, _raw_results(r.atoms), calculator) for r in runs])
+            click.echo(f"written: {out}")
     unfinished = [name for (name, _), r in zip(frames, runs, strict=True) if not r.converged]
     if unfinished:
         click.echo(f"dpa2: not converged in {max_steps} steps: {', '.join(unfinished)}; raise --max-steps", err=True)

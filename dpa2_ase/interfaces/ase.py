@@ -5,6 +5,7 @@ This module does not import torch until a calculator is made, so that `import dp
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.outputs import Properties, all_outputs
 
 from .properties import NEEDS_CELL, NEEDS_GRADIENT, PROPERTIES
 
@@ -39,14 +41,17 @@ class DPA2Calculator(Calculator):
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; by default CUDA where it is available, otherwise the CPU.
     dtype
         ``"float64"`` or ``"float32"`` for all nets; by default what the model was trained in. Geometry, biases and
-        sums over atoms are float64 in either case.
+        sums over atoms are float64 in either case. Use ``"float64"`` where forces are differentiated numerically
+        (phonons by displacements, ``ase.vibrations``): those of float32 nets carry noise of 1e-6 eV/Å.
     skin
         Neighbors are searched this much (Å) beyond the cutoff, and the list is kept until it could miss one.
     fparam, aparam
         Frame and atomic parameters for models that take them, where ``atoms.info["fparam"]``,
-        ``atoms.arrays["aparam"]`` or ``atoms.info["aparam"]`` do not give any.
+        ``atoms.arrays["aparam"]`` or ``atoms.info["aparam"]`` do not give any. Copied.
     batch_memory
-        Memory in GiB that one pass of `evaluate` may take.
+        Memory in GiB that one pass of `evaluate` may take; a structure that needs more goes alone.
+    atoms, label, directory
+        As for every ASE calculator.
 
     Notes
     -----
@@ -86,27 +91,35 @@ class DPA2Calculator(Calculator):
         fparam: Sequence[float] | None = None,
         aparam: Any = None,
         batch_memory: float = 2.0,
-        **kwargs: Any,
+        atoms: Atoms | None = None,
+        label: str | None = None,
+        directory: str = ".",
     ) -> None:
         from .loading import open_evaluator
 
         self._ready = False
-        self.evaluator, self.source = open_evaluator(model, head=head, device=device, dtype=dtype)
+        fparam, aparam = copy.deepcopy(fparam), copy.deepcopy(aparam)
+        self.evaluator, self.source = open_evaluator(
+            model, head=head, device=device, dtype=dtype, fparam=fparam, aparam=aparam
+        )
         self.implemented_properties = self.evaluator.properties
         if not 0 <= skin < np.inf or not batch_memory > 0:
             raise ValueError(f"skin should be at least 0 Å and batch_memory above 0 GiB, found {skin}, {batch_memory}")
         self.skin, self.batch_memory = float(skin), float(batch_memory)
-        self.fparam, self.aparam = fparam, aparam
         self._neighbors: NeighborList | None = None
         self._pending: Pending | None = None
         super().__init__(
+            atoms=atoms,
+            label=label,
+            directory=directory,
             model=str(self.source.get("model") or "potential"),
             head=self.source.get("head"),
             device=str(self.evaluator.device),
             dtype=None if dtype is None else str(dtype).removeprefix("torch."),
             skin=self.skin,
             fparam=None if fparam is None else np.asarray(fparam, dtype=float).tolist(),
-            **kwargs,
+            aparam=None if aparam is None else np.asarray(aparam, dtype=float).tolist(),
+            batch_memory=self.batch_memory,
         )
         self._ready = True
 
@@ -157,11 +170,13 @@ class DPA2Calculator(Calculator):
         """
         if atoms is not None:
             self.atoms = atoms.copy()
+            for name in {"fparam", "aparam"} & self.atoms.info.keys():  # ASE copies the dictionary, not its values
+                self.atoms.info[name] = copy.deepcopy(self.atoms.info[name])
         if self.atoms is None:
             raise ValueError("no structure to calculate; give atoms")
         if system_changes:
             self.results, self._pending = {}, None
-        wanted = set(properties)
+        wanted = {*properties}
         self._refuse_unknown(wanted)
         if wanted & NEEDS_CELL and not self.atoms.pbc.any():
             raise PropertyNotImplementedError(
@@ -169,11 +184,11 @@ class DPA2Calculator(Calculator):
             )
         is_energy = self.evaluator.kind == "ener"
         if self._pending is None:
-            inputs = self.evaluator.inputs([self.atoms], [self._list()], self.fparam, self.aparam)
+            inputs = self.evaluator.reader.read([self.atoms], [self._list()])
             self._pending = self.evaluator.forward(inputs, with_gradient=is_energy)
             self.results.update(self.evaluator.energies(self._pending, [self.atoms])[0])
         if "stresses" in wanted:
-            self.results["stresses"] = self.evaluator.atomic_stresses(self._pending, self.atoms)
+            self.results.update(self.evaluator.atomic_stresses(self._pending, [self.atoms])[0])
         if is_energy and wanted & NEEDS_GRADIENT:
             self.results.update(self.evaluator.gradients(self._pending, [self.atoms])[0])
         if not is_energy or wanted & NEEDS_GRADIENT:
@@ -190,12 +205,12 @@ class DPA2Calculator(Calculator):
         """The neighbor list, built anew only if it could miss a neighbor."""
         assert self.atoms is not None  # set by every caller
         if self._neighbors is None or not self._neighbors.valid_for(self.atoms):
-            self._neighbors = self.evaluator.neighbor_list(self.atoms, self.skin)
+            self._neighbors = self.evaluator.reader.neighbor_list(self.atoms, self.skin)
         return self._neighbors
 
     # ---- beyond ASE -----------------------------------------------------------------------------------------------
 
-    def evaluate(self, structures: Sequence[Atoms], properties: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    def evaluate(self, structures: Iterable[Atoms], properties: Iterable[str] | None = None) -> list[dict[str, Any]]:
         """Evaluate many structures together.
 
         Parameters
@@ -210,14 +225,19 @@ class DPA2Calculator(Calculator):
         -------
         results
             One dictionary per structure, in order, as in ``calc.results``. Molecules have no ``stress``.
+
+        Raises
+        ------
+        ValueError
+            For structures the model cannot evaluate; the message says which of the list, which atoms and why.
+        PropertyNotImplementedError
+            For what the model does not predict.
         """
-        names = set(self.implemented_properties) - {"stresses"} if properties is None else set(properties)
+        if isinstance(structures, Atoms) or isinstance(properties, str):
+            raise TypeError("evaluate takes a list of Atoms and a list of property names, also if it is only one")
+        names = {*self.implemented_properties} - {"stresses"} if properties is None else {*properties}
         self._refuse_unknown(names)
-        if "stresses" in names:
-            raise PropertyNotImplementedError("evaluate does not give stresses of atoms; ask structure by structure")
-        return self.evaluator.batch(
-            list(structures), names, memory=self.batch_memory * GIB, fparam=self.fparam, aparam=self.aparam
-        )
+        return self.evaluator.batch(list(structures), names, memory=self.batch_memory * GIB)
 
     def get_descriptors(self, atoms: Atoms | None = None, invariants_only: bool = True) -> np.ndarray:
         """The model's representation of every atom, (N, C), without derivatives.
@@ -226,7 +246,7 @@ class DPA2Calculator(Calculator):
         """
         atoms = self._given(atoms)
         return self.evaluator.descriptors(
-            atoms, self.evaluator.neighbor_list(atoms, 0.0), invariants_only=invariants_only
+            atoms, self.evaluator.reader.neighbor_list(atoms, 0.0), invariants_only=invariants_only
         )
 
     def get_hessian(self, atoms: Atoms | None = None) -> np.ndarray:
@@ -234,8 +254,11 @@ class DPA2Calculator(Calculator):
         if self.evaluator.kind != "ener":
             raise PropertyNotImplementedError(f"a model of {self.evaluator.kind!r} has no energy to differentiate")
         atoms = self._given(atoms)
-        inputs = self.evaluator.inputs([atoms], [self.evaluator.neighbor_list(atoms, 0.0)], self.fparam, self.aparam)
-        return self.evaluator.hessian(atoms, inputs)
+        return self.evaluator.hessian(atoms, self.evaluator.reader.neighbor_list(atoms, 0.0))
+
+    def export_properties(self) -> Properties:
+        """Results that ASE has a name for; the others stay in `results`."""
+        return Properties({name: value for name, value in self.results.items() if name in all_outputs})
 
     def _given(self, atoms: Atoms | None) -> Atoms:
         atoms = atoms if atoms is not None else self.atoms

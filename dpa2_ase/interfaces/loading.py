@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..bundled import bundled_model
 from ..checkpoint import load_potential, read_checkpoint
 from ..download import PRETRAINED, model_path
 from ..model import Potential
+from .context import autograd
 from .evaluator import Evaluator
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -33,8 +35,10 @@ def find_model(model: str | Path | None) -> Path:
     names = {name.lower(): name for name in PRETRAINED}
     if str(model).lower() in names:
         return model_path(names[str(model).lower()])
+    near = difflib.get_close_matches(str(model).lower(), names, n=1)
+    hint = f"; did you mean {names[near[0]]!r}?" if near else ""
     raise FileNotFoundError(
-        f"no model file {path}, and no official model of that name; known names: {sorted(PRETRAINED)}"
+        f"no model file {path}, and no official model of that name; known names: {sorted(PRETRAINED)}{hint}"
     )
 
 
@@ -61,12 +65,15 @@ def find_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return DTYPES[str(dtype)]
 
 
-def open_evaluator(
+@autograd()
+def open_evaluator(  # noqa: PLR0913  # what a calculator is made of
     model: str | Path | Potential | None,
     *,
     head: str | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    fparam: Any = None,
+    aparam: Any = None,
 ) -> tuple[Evaluator, dict[str, Any]]:
     """Make the evaluator of a model; also returns what it was made from, for provenance."""
     chosen_device, chosen_dtype = find_device(device), find_dtype(dtype)
@@ -74,7 +81,9 @@ def open_evaluator(
         if head is not None:
             raise ValueError("head belongs to a model file; a loaded potential is one head already")
         copied = copy.deepcopy(model)
-        return Evaluator(copied, device=chosen_device, dtype=chosen_dtype, heads={}, head=None), {}
+        return Evaluator(
+            copied, device=chosen_device, dtype=chosen_dtype, heads={}, head=None, fparam=fparam, aparam=aparam
+        ), {}
     path = find_model(model)
     checkpoint = read_checkpoint(path, head)
     evaluator = Evaluator(
@@ -83,5 +92,7 @@ def open_evaluator(
         dtype=chosen_dtype,
         heads=checkpoint.heads,
         head=checkpoint.head,
+        fparam=fparam,
+        aparam=aparam,
     )
     return evaluator, {"model": str(path), "head": checkpoint.head, "format": checkpoint.format}
