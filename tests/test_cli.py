@@ -535,6 +535,37 @@ BAD_STRUCTURES = {
 
 
 @pytest.mark.parametrize("command", ["singlepoint", "relax"])
+def test_errors_name_the_file_and_nothing_is_begun(folder, command):
+    """Elements are checked before the first structure is evaluated or relaxed."""
+    write("good.extxyz", copper())
+    write("salt.extxyz", Atoms("NaCl", positions=[[0, 0, 0], [0, 0, 2.4]]))
+    result = dpa2(command, "good.extxyz", "salt.extxyz", "-o", "out.extxyz")
+    assert "dpa2: salt.extxyz: elements ['Cl', 'Na']" in one_line(result)
+    assert not Path("out.extxyz").exists()
+
+
+def test_singlepoint_names_the_file_whose_atoms_coincide(folder, monkeypatch):
+    monkeypatch.setattr("dpa2_ase.cli.CHUNK", 2)
+    write("good.extxyz", [copper()] * 3)
+    write("twice.extxyz", Atoms("Cu2", positions=np.zeros((2, 3))))
+    message = one_line(dpa2("singlepoint", "good.extxyz", "twice.extxyz"))
+    assert "atoms 0 and 1 of twice.extxyz are 0.0e+00 Å apart" in message
+
+
+def test_relaxations_that_are_done_survive_a_later_failure(folder):
+    write("good.extxyz", copper())
+    write("twice.extxyz", Atoms("Cu2", positions=np.zeros((2, 3))))
+    result = dpa2("relax", "good.extxyz", "twice.extxyz", "--fmax", "0.2", "-o", "out.extxyz")
+    assert result.exit_code == 2
+    assert len(read("out.extxyz", ":")) == 1
+
+
+def test_quantities_without_a_column_need_a_file(folder):
+    write("good.extxyz", copper())
+    assert "give -o" in one_line(dpa2("singlepoint", "good.extxyz", "--properties", "energies"))
+
+
+@pytest.mark.parametrize("command", ["singlepoint", "relax"])
 @pytest.mark.parametrize("name", BAD_STRUCTURES)
 def test_bad_structures(folder, name, command):
     text, message = BAD_STRUCTURES[name]

@@ -119,6 +119,6 @@ def test_atoms_on_top_of_each_other_are_refused():
     lists = [build_neighbor_list(atoms, 6.0) for atoms in structures]
     types = [np.zeros(len(atoms), dtype=np.int64) for atoms in structures]
     with pytest.raises(ValueError, match="atoms 0 and 2 of structure 1 are 1.0e-06 Å apart"):
-        graph_of_structures(structures, lists, types)
+        graph_of_structures(structures, lists, types, first_number=0)
     with pytest.raises(ValueError, match="atoms 0 and 2 are 1.0e-06 Å apart"):
         graph_of_structures(structures[1:], lists[1:], types[1:])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,12 +166,24 @@ def singlepoint(  # noqa: PLR0913  # one parameter per option
     with progress("evaluating", len(frames)) as advance:
         for start in range(0, len(frames), CHUNK):
             part = [atoms for _, atoms in frames[start : start + CHUNK]]
-            results += calculator.evaluate(part, wanted)
+            with _naming_file([name for name, _ in frames[start : start + CHUNK]]):
+                results += calculator.evaluate(part, wanted)
             advance(len(part))
     _print_results([name for name, _ in frames], [atoms for _, atoms in frames], results, calculator)
     if out is not None:
         write_structures(out, [_labelled(a, r, calculator) for (_, a), r in zip(frames, results, strict=True)])
         click.echo(f"written: {out}")
+
+
+@contextmanager
+def _naming_file(names: Sequence[str]) -> Iterator[None]:
+    """Name the file an error is about, not the number of the structure within a pass."""
+    try:
+        yield
+    except ValueError as error:
+        number = re.search(r"structure (\d+)", str(error))
+        name = names[int(number[1])] if number else names[0]
+        raise ValueError(f"{name}: {error}" if number is None else str(error).replace(number[0], name)) from error
 
 
 def _wanted(properties: str | None, calculator: DPA2Calculator) -> list[str]:

@@ -139,10 +139,11 @@ class Evaluator:
         """Evaluate many structures in as few passes as `memory` (bytes) allows; a larger one goes alone."""
         wanted = set(properties)
         lists: list[NeighborList | None] = []
+        is_list = len(structures) > 1  # a single structure needs no number in a message
 
         def costs() -> Iterator[float]:
             for index, atoms in enumerate(structures):
-                with naming(index):
+                with naming(index if is_list else None):
                     neighbors = self.reader.neighbor_list(atoms, 0.0)
                 lists.append(neighbors)
                 yield evaluation_bytes(self.config, neighbors)
@@ -150,7 +151,9 @@ class Evaluator:
         results: list[Results] = []
         for chosen in split_by_memory(costs(), memory):
             part = [structures[i] for i in chosen]
-            inputs = self.reader.read(part, [n for n in lists[chosen.start : chosen.stop] if n], chosen.start)
+            inputs = self.reader.read(
+                part, [n for n in lists[chosen.start : chosen.stop] if n], chosen.start if is_list else None
+            )
             lists[chosen.start : chosen.stop] = [None] * len(chosen)
             for found in self._pass(inputs, part, wanted):
                 results.append({name: value for name, value in found.items() if name in wanted})
