@@ -181,8 +181,8 @@ def graph_of_structures(
         parts.append((pairs[0] + first, pairs[1] + first, pairs[2], np.full(len(atoms), index)))
         first += len(atoms)
     columns = zip(*parts, strict=True)
-    center, neighbor, vectors, structure = (torch.as_tensor(np.concatenate(column)).to(device) for column in columns)
-    all_types = torch.as_tensor(np.concatenate(list(types))).to(device)
+    center, neighbor, vectors, structure = (torch.from_numpy(np.concatenate(column)).to(device) for column in columns)
+    all_types = torch.from_numpy(np.concatenate(list(types))).to(device)
     return sorted_graph(all_types, center, neighbor, vectors, structure, len(structures), lists[0].cutoff)
 
 

@@ -186,9 +186,10 @@ def _built(config: AnyModelConfig, state: dict[str, Tensor]) -> AtomicModel:
     }
     for name, tensor in expected.items():  # nothing to store, or written by versions that had no use for it
         if name not in stored and (tensor.numel() == 0 or name.endswith("out_std")):
-            stored[name] = torch.ones(tensor.shape, dtype=tensor.dtype)
+            stored[name] = torch.ones(tensor.shape, dtype=tensor.dtype, device="cpu")
     _compare(expected, stored)
-    with torch.random.fork_rng(devices=[]):  # the weights to be overwritten leave the user's random numbers alone
+    # the weights to be overwritten leave the user's random numbers alone, and are on no other default device
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         model = make_atomic_model(config, n_cells)
     model.load_state_dict(stored)
     for prefix in tables:

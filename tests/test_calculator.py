@@ -594,6 +594,17 @@ def test_gradients_in_contexts_that_do_not_record_them(calc, context):
     np.testing.assert_allclose(made_inside.get_forces(copper(1)), calc.get_forces(copper(1)), atol=1e-12)
 
 
+def test_another_default_device_does_not_matter(calc):
+    atoms = copper(9)
+    with torch.device("meta"):
+        made_inside = DPA2Calculator(device="cpu", dtype="float64")
+        forces, hessian = made_inside.get_forces(atoms), made_inside.get_hessian(atoms)
+        stresses = made_inside.get_property("stresses", atoms)
+    np.testing.assert_array_equal(forces, calc.get_forces(atoms))
+    np.testing.assert_allclose(hessian, calc.get_hessian(atoms), atol=1e-12)
+    np.testing.assert_array_equal(stresses, calc.get_property("stresses", atoms))
+
+
 FORK = """
 import multiprocessing, sys, torch
 from ase.build import bulk

@@ -125,7 +125,7 @@ class Evaluator:
     def atomic_stresses(self, pending: Pending, structures: Sequence[Atoms]) -> list[Results]:
         """Stress of every atom (N, 6), eV/Å³, of periodic structures; they sum to the stress. Keeps the pass."""
         positions = np.concatenate([atoms.get_positions() for atoms in structures])
-        on_device = torch.as_tensor(positions).to(self.device)
+        on_device = torch.from_numpy(positions).to(self.device)
         virials = _numpy(derivatives.atomic_virials(pending.atomic, pending.graph, on_device))
         stresses = np.stack([-virials[:, a, b] for a, b in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))], axis=1)
         stresses[:, 3:] = -np.stack([virials[:, a, b] + virials[:, b, a] for a, b in ((1, 2), (0, 2), (0, 1))], 1) / 2

@@ -100,7 +100,7 @@ class StructureReader:
         )
 
     def _tensor(self, values: np.ndarray) -> Tensor:
-        return torch.as_tensor(values).to(self._device)
+        return torch.from_numpy(values).to(self._device)
 
     def types(self, atoms: Atoms) -> np.ndarray:
         """Type indices (N,) of the atoms."""

@@ -103,7 +103,7 @@ class StandardModel(AtomicModel):
         alpha = polarizability(scale[:, None] * value, equivariant)
         if self.config.fitting_net.shift_diag:
             shift = scale * bias.view(-1, 3, 3).diagonal(dim1=1, dim2=2).mean(-1)
-            alpha = alpha + shift[:, None, None] * torch.eye(3).to(alpha)
+            alpha = alpha + shift[:, None, None] * torch.eye(3, dtype=alpha.dtype, device=alpha.device)
         return alpha
 
     def _polar_scale(self) -> Tensor:

@@ -73,7 +73,8 @@ class Fitting(nn.Module):
         parts = []
         if self.config.numb_fparam:
             if fparam is None:
-                fparam = torch.tensor(self.config.default_fparam, dtype=torch.float64).expand(graph.n_structures, -1)
+                default = self.fparam_avg.new_tensor(self.config.default_fparam, dtype=torch.float64)
+                fparam = default.expand(graph.n_structures, -1)
             normalized = (fparam.to(self.fparam_avg) - self.fparam_avg) * self.fparam_inv_std
             parts.append(normalized[graph.structure])
         if self.n_aparam:
