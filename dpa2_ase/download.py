@@ -26,7 +26,7 @@ from typing import BinaryIO
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # the way to say that a module is missing
 
 BLOCK = 1 << 16  # bytes read at once; at most this much is lost when a download stops
 PATIENCE = 4  # timeouts without progress after which the process that holds the lock counts as stalled

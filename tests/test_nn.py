@@ -9,6 +9,7 @@ import pytest
 import torch
 from ase.data import chemical_symbols
 
+from dpa2_ase.config import ThreeBodyConfig
 from dpa2_ase.nn.layers import Dense, LayerNorm, activation_function, embedding_net, fitting_net
 from dpa2_ase.nn.pair_features import PairFeatures
 from dpa2_ase.nn.repformer import Combine
@@ -127,7 +128,20 @@ def test_combine():
 @pytest.mark.parametrize("smooth", [False, True])
 def test_strip_features(one_side, smooth):
     """g = N(x) (1 + w N_t(T_1, T_2)), with the net of the types evaluated once per kind of pair."""
-    features = PairFeatures((4, 4), "strip", 2, activation="tanh", timestep=False, one_side=one_side, smooth=smooth)
+    config = ThreeBodyConfig(
+        rcut=4.0,
+        rcut_smth=3.0,
+        nsel=6,
+        neuron=(4, 4),
+        tebd_dim=2,
+        tebd_input_mode="strip",
+        resnet_dt=False,
+        activation_function="tanh",
+        smooth=smooth,
+        exclude_types=(),
+        env_protection=0.0,
+    )
+    features = PairFeatures(config, one_side=one_side)
     x, switch, types = torch.rand(6), torch.rand(6), torch.tensor([[0, 1, 2, 2, 0, 1], [1, 1, 0, 2, 1, 0]])
     embedding = torch.randn(3, 2)
     rows = [embedding[types[0]]] if one_side else [embedding[types[0]], embedding[types[1]]]

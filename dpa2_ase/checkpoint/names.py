@@ -16,7 +16,6 @@ NAMES: tuple[tuple[str, str], ...] = (
     ("fitting_net.", "fitting."),
     ("filter_layers.networks.0.layers.", "features.net."),
     ("filter_layers_strip.networks.0.layers.", "features.type_net."),
-    ("filter_layers.networks.0.compressed", "features.net"),
     ("type_embedding.embedding.embedding_net.layers.0.", "type_embedding.layer."),
     ("g1_shape_tranform.", "to_node."),
     ("tebd_transform.", "type_to_node."),

@@ -127,8 +127,8 @@ class Evaluator:
         positions = np.concatenate([atoms.get_positions() for atoms in structures])
         on_device = torch.from_numpy(positions).to(self.device)
         virials = _numpy(derivatives.atomic_virials(pending.atomic, pending.graph, on_device))
-        stresses = np.stack([-virials[:, a, b] for a, b in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))], axis=1)
-        stresses[:, 3:] = -np.stack([virials[:, a, b] + virials[:, b, a] for a, b in ((1, 2), (0, 2), (0, 1))], 1) / 2
+        symmetric = (virials + virials.swapaxes(1, 2)) / 2
+        stresses = -symmetric[:, [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]  # xx, yy, zz, yz, xz, xy
         return [
             {"stresses": stresses[rows] / stress_volume(atoms)} if atoms.pbc.any() else {}
             for atoms, rows in zip(structures, _rows(structures), strict=True)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
+from ..config import SeAttenConfig, ThreeBodyConfig
 from .layers import embedding_net
 
 
@@ -19,34 +17,22 @@ class PairFeatures(nn.Module):
 
     Parameters
     ----------
-    neuron
-        Widths of both nets; the last is the number of features C.
-    mode
-        ``concat`` or ``strip``, see above.
-    tebd_dim
-        Width of one type embedding T.
+    config
+        Of the block: ``neuron`` are the widths of both nets, the last the number of features C; ``tebd_input_mode`` is
+        one of the forms above; ``tebd_dim`` the width of one type embedding T; ``smooth`` keeps the switch w in the
+        strip form, otherwise it is one.
     one_side
         Leave T_2 out.
-    smooth
-        Keep the switch w in the strip form; otherwise it is one.
     """
 
-    def __init__(  # noqa: PLR0913  # the options of the trained nets
-        self,
-        neuron: Sequence[int],
-        mode: Literal["concat", "strip"],
-        tebd_dim: int,
-        *,
-        activation: str,
-        timestep: bool,
-        one_side: bool = False,
-        smooth: bool = True,
-    ) -> None:
+    def __init__(self, config: SeAttenConfig | ThreeBodyConfig, *, one_side: bool = False) -> None:
         super().__init__()
-        n_types_in = tebd_dim if one_side else 2 * tebd_dim
-        self.one_side, self.smooth = one_side, smooth
-        self.net: nn.Module = embedding_net(1 if mode == "strip" else 1 + n_types_in, neuron, activation, timestep)
-        self.type_net = embedding_net(n_types_in, neuron, activation, timestep) if mode == "strip" else None
+        n_types_in = config.tebd_dim if one_side else 2 * config.tebd_dim
+        strip = config.tebd_input_mode == "strip"
+        options = config.neuron, config.activation_function, config.resnet_dt
+        self.one_side, self.smooth = one_side, config.smooth
+        self.net: nn.Module = embedding_net(1 if strip else 1 + n_types_in, *options)
+        self.type_net = embedding_net(n_types_in, *options) if strip else None
 
     def forward(self, x: Tensor, first: Tensor, second: Tensor, type_embedding: Tensor, switch: Tensor) -> Tensor:
         """Features (..., C) of pairs with scalar `x` (...), types `first` and `second` (...), and `switch` (...)."""

@@ -92,15 +92,7 @@ class SeAtten(nn.Module):
         super().__init__()
         self.config = config
         self.environment = Environment(n_types, config.rcut_smth, config.rcut, config.env_protection)
-        self.features = PairFeatures(
-            config.neuron,
-            config.tebd_input_mode,
-            config.tebd_dim,
-            activation=config.activation_function,
-            timestep=config.resnet_dt,
-            one_side=config.type_one_side,
-            smooth=config.smooth,
-        )
+        self.features = PairFeatures(config, one_side=config.type_one_side)
         self.attention = nn.ModuleList(NeighborAttention(config) for _ in range(config.attn_layer))
         self.degree_gain = nn.Parameter(torch.ones(config.lmax - 1)) if config.lmax > 1 else None
         self.register_buffer("excluded", type_pair_mask(config.exclude_types, n_types), persistent=False)

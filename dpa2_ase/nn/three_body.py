@@ -30,14 +30,7 @@ class ThreeBody(nn.Module):
         super().__init__()
         self.config = config
         self.environment = Environment(n_types, config.rcut_smth, config.rcut, config.env_protection)
-        self.features = PairFeatures(
-            config.neuron,
-            config.tebd_input_mode,
-            config.tebd_dim,
-            activation=config.activation_function,
-            timestep=config.resnet_dt,
-            smooth=config.smooth,
-        )
+        self.features = PairFeatures(config)
         self.register_buffer("excluded", type_pair_mask(config.exclude_types, n_types), persistent=False)
 
     @property
