@@ -97,10 +97,6 @@ class AtomicGraph:
         """The edges whose two types are not marked in the table `excluded` (T, T)."""
         return self.select(~excluded[self.types[self.center], self.types[self.neighbor]])
 
-    def to(self, dtype: torch.dtype) -> AtomicGraph:
-        """The same graph with vectors of another precision."""
-        return self if self.vectors.dtype == dtype else replace(self, vectors=self.vectors.to(dtype))
-
 
 def sorted_graph(  # noqa: PLR0913  # the fields of the noun it makes
     types: Tensor,

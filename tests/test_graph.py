@@ -105,13 +105,6 @@ def test_first_type(graph):
     assert graph.first_type.tolist() == [2] * 3 + [1] + [1] * 7
 
 
-def test_precision_of_vectors_only(graph):
-    assert graph.to(torch.float64) is graph
-    single = graph.to(torch.float32)
-    assert single.vectors.dtype == torch.float32
-    assert single.types is graph.types
-
-
 def test_atoms_on_top_of_each_other_are_refused():
     lone = Atoms("Cu")
     double = Atoms("OHO", [[0, 0, 0], [2, 0, 0], [0, 0, 1e-6]])

@@ -69,11 +69,6 @@ class StandardModel(AtomicModel):
         self.exclusions = _Exclusions(config.pair_exclude_types, config.atom_exclude_types, n_types)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the descriptor."""
-        return next(self.descriptor.parameters()).dtype
-
-    @property
     def is_intensive(self) -> bool:
         """Whether a structure's value is the mean over its atoms, not the sum."""
         return self.config.kind == "property" and self.config.fitting_net.intensive
@@ -86,7 +81,7 @@ class StandardModel(AtomicModel):
 
     def represent(self, graph: AtomicGraph) -> BlockOutput:
         """The descriptor's outputs, in its precision."""
-        return self.descriptor(self.exclusions.prune(graph).to(self.dtype))
+        return self.descriptor(self.exclusions.prune(graph))
 
     def _finish(self, value: Tensor, equivariant: Tensor, graph: AtomicGraph) -> Tensor:
         bias, kind = self.out_bias[graph.types], self.config.kind

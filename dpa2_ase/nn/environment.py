@@ -52,13 +52,15 @@ class Environment(nn.Module):
         self.onset, self.cutoff, self.protection = onset, cutoff, protection
 
     def forward(self, graph: AtomicGraph) -> EdgeEnvironment:
-        """Rows of all edges of `graph`."""
+        """Rows of all edges of `graph`, computed in the precision of its vectors and given in that of the block."""
         types = graph.types[graph.center]
         switch = smooth_switch(graph.distances, self.onset, self.cutoff)
         distances = graph.distances + self.protection
         amplitude = switch / distances
         rows = torch.cat([amplitude[:, None], (amplitude / distances)[:, None] * graph.vectors], dim=1)
-        return EdgeEnvironment((rows - self.mean[types]) / self.std[types], switch, amplitude, distances)
+        rows = (rows - self.mean[types]) / self.std[types]
+        dtype = self.mean.dtype
+        return EdgeEnvironment(rows.to(dtype), switch.to(dtype), amplitude.to(dtype), distances.to(dtype))
 
     def of_empty_slot(self, types: Tensor) -> Tensor:
         """What the padded training code sees in a slot without neighbor, (N, 4); zero for a zero mean."""

@@ -193,7 +193,8 @@ class Repformer(nn.Module):
         graph = hood.graph
         env = self.environment(graph)
         if self.config.direct_dist:
-            radial, direction = graph.distances[:, None] / self.config.rcut, graph.vectors / self.config.rcut
+            scaled = torch.cat([graph.distances[:, None], graph.vectors], dim=1) / self.config.rcut
+            radial, direction = scaled.to(env.env).split([1, 3], dim=1)
         else:
             radial, direction = env.env[:, :1], env.env[:, 1:]
         weights = self._weights(env.switch, hood)

@@ -132,7 +132,7 @@ class SeAtten(nn.Module):
         if self.config.lmax == 1:
             return env.env
         amplitude = env.amplitude / self.environment.std[graph.types[graph.center], 0]
-        harmonics = solid_harmonics(graph.vectors / env.distances[:, None], self.config.lmax)
+        harmonics = solid_harmonics(graph.vectors.to(env.env) / env.distances[:, None], self.config.lmax)
         return torch.cat([env.env, amplitude[:, None] * harmonics], dim=1)
 
     def _degree_weight(self, moment: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class ThreeBody(nn.Module):
         if has_empty_slots:  # centers without any neighbor count as well
             alone = torch.nonzero(graph.degree == 0).squeeze(-1)
             groups = [(alone, alone.new_zeros(len(alone), 0)), *groups]
-        total = graph.vectors.new_zeros(graph.n_atoms, self.width)
+        total = env.env.new_zeros(graph.n_atoms, self.width)
         for centers, edges in groups:
             angular, switch, types = env.env[edges, 1:], env.switch[edges], graph.types[graph.neighbor[edges]]
             count = torch.ones_like(switch)
