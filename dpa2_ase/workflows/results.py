@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -122,6 +123,7 @@ def describe_calculator(calc: Any) -> dict[str, Any]:
     return found
 
 
+@cache  # looking through all installed packages takes 50 ms
 def _version(module: str) -> str | None:
     try:
         names = metadata.packages_distributions().get(module, [module])
