@@ -11,7 +11,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from .lockstep import in_lockstep
 from .relax import Cell, Relaxation, State, Task, max_force, state_of
 
-TOGETHER = ("fire", "fire2", "bfgs", "lbfgs")  # optimizers whose step asks for nothing but the forces where they are
+# optimizers whose step asks for the forces where they are; fire2 alone once more after going uphill
+TOGETHER = ("fire", "fire2", "bfgs", "lbfgs")
 
 
 def relax_many(  # noqa: PLR0913  # the choices of a relaxation
