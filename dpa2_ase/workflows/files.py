@@ -51,8 +51,18 @@ def write_csv(path: str | Path, columns: dict[str, Sequence[Any]]) -> Path:
 def write_structures(path: str | Path, structures: Atoms | Sequence[Atoms]) -> Path:
     """Replace the file at `path` by one or several structures in extended XYZ."""
     buffer = io.StringIO()
-    write(buffer, structures, format="extxyz")
+    write(
+        buffer,
+        [_own_results(atoms) for atoms in ([structures] if isinstance(structures, Atoms) else structures)],
+        format="extxyz",
+    )
     return write_text(path, buffer.getvalue())
+
+
+def _own_results(atoms: Atoms) -> Atoms:
+    """Leave out a calculator that has gone on to another structure: ASE would write the results of that one."""
+    check = getattr(atoms.calc, "check_state", None)
+    return atoms.copy() if check is not None and check(atoms) else atoms
 
 
 def _finite(data: Any) -> Any:
