@@ -89,7 +89,7 @@ class Simulation(Result):
         rows = plots.subplots(2 if np.isnan(thermo[last[0]]).all() else 3, 1, (4.8, 5.4), sharex=True)
         _draw(rows[0], thermo, ["temperature"], "temperature (K)")
         energies = ["potential_energy", "total_energy", *["conserved_energy"] * self.ensemble.has_thermostat]
-        _draw(rows[1], thermo, energies, "energy − first (meV/atom)")
+        _draw(rows[1], thermo, energies, "ΔE (meV/atom)")
         rows[1].legend(loc="lower left", bbox_to_anchor=(0.0, 0.98), ncols=3, borderpad=0.1)
         for axes in rows[2:]:
             _draw(axes, thermo, [last[0]], last[1])
