@@ -50,7 +50,7 @@ class Phonons(Result):
 
     def frequencies(self, qpoints: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
         """Frequencies (Q, B) in THz at q-points (Q, 3), ascending."""
-        return _bridge().frequencies(self.phonopy, np.asarray(qpoints, dtype=float))
+        return bridge().frequencies(self.phonopy, np.asarray(qpoints, dtype=float))
 
     @cached_property
     def _bands(self) -> Bands:
@@ -62,21 +62,21 @@ class Phonons(Result):
 
     def bands(self, points: int = 101) -> Bands:
         """Bands with group velocities along the special lines of the lattice, `points` on the longest line."""
-        return _bridge().bands(self.phonopy, points)
+        return bridge().bands(self.phonopy, points)
 
-    def dos(self, mesh: float = 60.0) -> DensityOfStates:
+    def dos(self, mesh: float = 50.0) -> DensityOfStates:
         """Density of states, total and of every atom; q-points lie 2π / `mesh` apart, in Å."""
-        return _bridge().density_of_states(self.phonopy, mesh)
+        return bridge().density_of_states(self.phonopy, mesh)
 
     def thermal(self, temperatures: Sequence[float] | np.ndarray = TEMPERATURES, mesh: float = 100.0) -> Thermal:
         """Free energy, entropy and heat capacity at temperatures in K; imaginary modes are left out."""
-        return _bridge().thermal(self.phonopy, mesh, np.asarray(temperatures, dtype=float))
+        return bridge().thermal(self.phonopy, mesh, np.asarray(temperatures, dtype=float))
 
     def imaginary(self, tolerance: float = 0.05, mesh: float = 60.0) -> ImaginaryModes:
         """Report modes below -`tolerance` (THz), at q-points that fit into the supercell and on a mesh."""
-        exact = _bridge().commensurate_points(self.phonopy)
+        exact = bridge().commensurate_points(self.phonopy)
         at_exact = self.frequencies(exact)
-        qpoints, weights, on_mesh = _bridge().mesh(self.phonopy, mesh)
+        qpoints, weights, on_mesh = bridge().mesh(self.phonopy, mesh)
         every, lowest = np.concatenate([exact, qpoints]), np.concatenate([at_exact[:, 0], on_mesh[:, 0]])
         unstable = at_exact[:, 0] < -tolerance
         return ImaginaryModes(
@@ -117,7 +117,7 @@ class Phonons(Result):
         written = super().write(base)
         for result in (self._bands, self._dos, self.thermal()):
             written += result.write(base)
-        return written + _bridge().save(self.phonopy, base, with_forces=self.source == "displacements")
+        return written + bridge().save(self.phonopy, base, with_forces=self.source == "displacements")
 
 
 def phonons(  # noqa: PLR0913  # the choices of a calculation
@@ -167,12 +167,12 @@ def phonons(  # noqa: PLR0913  # the choices of a calculation
     """
     resting, relaxation = at_rest(atoms, relax_first, fmax)
     matrix = supercell_matrix(resting, supercell, min_length)
-    phonon = _bridge().make(resting, matrix.T, symprec)
+    phonon = bridge().make(resting, matrix.T, symprec)
     chosen = choose_source(resting.calc, source)
     (count,) = add_force_constants([phonon], resting.calc, chosen, distance)
     return Phonons(
         atoms=resting,
-        primitive=_bridge().as_atoms(phonon.primitive),
+        primitive=bridge().as_atoms(phonon.primitive),
         supercell=matrix,
         source=chosen,
         n_displacements=count,
@@ -182,7 +182,8 @@ def phonons(  # noqa: PLR0913  # the choices of a calculation
     )
 
 
-def _bridge() -> ModuleType:
+def bridge() -> ModuleType:
+    """The file that knows phonopy, imported when first needed."""
     try:
         from . import phonopy_bridge
     except ModuleNotFoundError as error:
@@ -242,17 +243,17 @@ def choose_source(calc: Any, source: Source) -> str:
 
 def add_force_constants(phonons: Sequence[Any], calc: Any, source: str, distance: float) -> list[int]:
     """Give every phonopy its force constants, all displaced supercells in one batch; returns how many each took."""
-    bridge = _bridge()
+    api = bridge()
     both_ways = source == "displacements"  # removes terms of third order
-    displacements = [bridge.displace(phonon, distance, both_ways=both_ways) for phonon in phonons]
+    displacements = [api.displace(phonon, distance, both_ways=both_ways) for phonon in phonons]
     if source == "displacements":
-        found = iter(evaluate(bridge.supercells(phonons), calc, ["forces"]))
+        found = iter(evaluate(api.supercells(phonons), calc, ["forces"]))
         forces = [np.array([next(found)["forces"] for _ in rows]) for rows in displacements]
     else:
         pairs = zip(phonons, displacements, strict=True)
-        forces = [-_hessian_products(calc, bridge.as_atoms(phonon.supercell), rows) for phonon, rows in pairs]
+        forces = [-_hessian_products(calc, api.as_atoms(phonon.supercell), rows) for phonon, rows in pairs]
     for phonon, values in zip(phonons, forces, strict=True):
-        bridge.set_forces(phonon, values)
+        api.set_forces(phonon, values)
     return [len(rows) for rows in displacements]
 
 
