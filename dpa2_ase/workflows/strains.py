@@ -8,6 +8,7 @@ so that :math:`\sigma_i = \sum_j C_{ij}\,\varepsilon_j` and the energy density i
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -33,21 +34,31 @@ def strained(atoms: Atoms, voigt: np.ndarray) -> Atoms:
     return copied
 
 
-def point_group(atoms: Atoms, tolerance: float) -> np.ndarray:
-    """Cartesian rotations of the space group of `atoms`, (G, 3, 3); `tolerance` of positions in Å.
+def crystal_symmetry(atoms: Atoms, tolerance: float) -> Any:
+    """Spglib's data set of `atoms`, with ``rotations`` and ``equivalent_atoms``; `tolerance` of positions in Å.
 
     Raises
     ------
     ModuleNotFoundError
         Without spglib.
+    ValueError
+        If spglib finds no symmetry, as with atoms on top of each other.
     """
     try:
-        dataset = check_symmetry(atoms, symprec=tolerance)
+        return check_symmetry(atoms, symprec=tolerance)
     except ImportError as error:
-        raise ModuleNotFoundError("symmetry needs spglib; pip install spglib, or use symmetry=False") from error
+        raise ModuleNotFoundError("symmetry needs spglib; install it with: pip install spglib") from error
+    except Exception as error:  # spglib's own classes, which differ between its versions
+        raise ValueError(
+            f"spglib finds no symmetry to {tolerance:g} Å ({error}); look for overlapping atoms"
+        ) from error
+
+
+def point_group(atoms: Atoms, tolerance: float) -> np.ndarray:
+    """Cartesian rotations of the space group of `atoms`, (G, 3, 3); `tolerance` of positions in Å."""
     columns = atoms.cell.array.T
     found = []
-    for rotation in np.unique(dataset.rotations, axis=0):
+    for rotation in np.unique(crystal_symmetry(atoms, tolerance).rotations, axis=0):
         u, _, v = np.linalg.svd(columns @ rotation @ np.linalg.inv(columns))  # the nearest rotation
         found.append(u @ v)
     return np.array(found)
