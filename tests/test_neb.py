@@ -158,6 +158,19 @@ def test_a_guess_takes_the_place_of_interpolation():
     np.testing.assert_allclose(second.distances, first.distances, atol=1e-8)
 
 
+def test_a_band_goes_on_from_its_trajectory(tmp_path):
+    initial, final = vacancy_hop(EMT())
+    settings = {"images": 2, "fmax": 0.1, "optimizer": "fire2"}
+    first = neb(initial, final, **settings, max_steps=4, trajectory=tmp_path / "band.traj")
+    frames = read(tmp_path / "band.traj", ":")
+    assert len(frames) == 4 * (first.steps + 1)
+    for one, other in zip(frames[-4:], first.images, strict=True):
+        np.testing.assert_allclose(one.positions, other.positions, atol=1e-12)
+    second = neb(initial, final, **settings, guess=frames[-3:-1])
+    assert second.converged
+    assert second.max_forces[1:-1].max() <= 0.1
+
+
 def test_our_calculator_evaluates_bands_in_batches():
     """To 1e-8 the path of single evaluations; batches sum in another order."""
     calc = DPA2Calculator(dtype="float64")

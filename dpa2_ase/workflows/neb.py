@@ -89,6 +89,7 @@ def neb(  # noqa: PLR0913  # the choices of a band
     fmax: float = 0.05,
     optimizer: str = "fire",
     max_steps: int = 500,
+    trajectory: str | Path | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Band:
     """Return the minimum-energy path from `initial` to `final`; both are left as they were.
@@ -120,6 +121,8 @@ def neb(  # noqa: PLR0913  # the choices of a band
         ``fire``, ``fire2``, ``bfgs`` or ``lbfgs``.
     max_steps
         Stop after so many steps even if not converged.
+    trajectory
+        File for all images of every step, in ASE's ``.traj`` format; its last inner images are a `guess` to go on with.
     on_step
         Called with the number of the step and the largest force of the band, eV/Å.
 
@@ -154,7 +157,7 @@ def neb(  # noqa: PLR0913  # the choices of a band
         _unwrap(path)
     in_lockstep(path, calc)
     steps, converged = _optimize(
-        band, climb=climb, fmax=fmax, optimizer=optimizer, max_steps=max_steps, on_step=on_step
+        band, climb=climb, fmax=fmax, optimizer=optimizer, max_steps=max_steps, on_step=on_step, trajectory=trajectory
     )
     settings = {"method": method, "climb": climb, "spring": spring, "fmax": fmax, "optimizer": optimizer}
     settings |= {"interpolation": None if guess else interpolation, "relax_ends": relax_ends}
@@ -179,7 +182,7 @@ def _unwrap(path: Sequence[Atoms]) -> None:
             after.set_positions(before.positions + step, apply_constraint=False)
 
 
-def _optimize(  # noqa: PLR0913  # one argument less than there are choices
+def _optimize(  # noqa: PLR0913  # as `neb`
     band: NEB,
     *,
     climb: bool,
@@ -187,12 +190,14 @@ def _optimize(  # noqa: PLR0913  # one argument less than there are choices
     optimizer: str,
     max_steps: int,
     on_step: Callable[[int, float], None] | None,
+    trajectory: str | Path | None,
 ) -> tuple[int, bool]:
     """Number of steps taken, and whether the band is converged."""
     steps, converged = 0, False
     stages = [(False, max(fmax, CLIMB_BELOW)), (True, fmax)] if climb else [(False, fmax)]
     for band.climb, goal in stages:
-        with OPTIMIZERS[optimizer.lower()](band, logfile=None) as run:
+        files = {"trajectory": trajectory, "append_trajectory": steps > 0}
+        with OPTIMIZERS[optimizer.lower()](band, logfile=None, **files) as run:
             if on_step is not None:
                 run.attach(_report, 1, run, steps, on_step)
             converged = bool(run.run(fmax=goal, steps=max_steps - steps))

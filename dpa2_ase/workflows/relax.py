@@ -72,7 +72,7 @@ class Relaxation(Result):
         ax.set_xlabel("step")
         ax.set_ylabel("energy above the last (meV)", color=plots.COLORS["blue"])
         right = ax.twinx()
-        right.semilogy(self.max_forces, color=plots.COLORS["orange"])
+        right.semilogy(np.maximum(self.max_forces, 1e-12), color=plots.COLORS["orange"])
         right.set_ylabel("largest force (eV/Å)", color=plots.COLORS["orange"])
         right.grid(False)
         return ax
@@ -96,6 +96,20 @@ def _pressure(atoms: Atoms) -> float | None:
 def max_force(atoms: Atoms) -> float:
     """Largest norm of a force on an atom, eV/Å, constraints considered."""
     return float(np.linalg.norm(atoms.get_forces(), axis=1).max(initial=0.0))
+
+
+class CellFilter(FrechetCellFilter):
+    """ASE's filter with a memory: optimizers ask it three times per step, and its matrix functions take long."""
+
+    _where: tuple[bytes, bytes] | None = None
+    _forces: np.ndarray
+
+    def get_forces(self, **options: Any) -> np.ndarray:
+        """Forces (N + 3, 3) as of the base class."""
+        where = (self.atoms.positions.tobytes(), self.atoms.cell.array.tobytes())
+        if options or where != self._where:
+            self._forces, self._where = super().get_forces(**options), None if options else where
+        return self._forces.copy()
 
 
 @dataclass(frozen=True)
@@ -137,16 +151,16 @@ class Task:
                 "a mask (xx, yy, zz, yz, xz, xy) can leave out strains along the open ones"
             )
 
-    def target(self, atoms: Atoms) -> Atoms | FrechetCellFilter:
+    def target(self, atoms: Atoms) -> Atoms | CellFilter:
         """What an optimizer of `atoms` moves; positions in the filter are relative to the cell as it is now."""
         if self.symmetry:
             atoms.set_constraint([*atoms.constraints, FixSymmetry(atoms)])
         if not self.cell:
             return atoms
         kind = CELL_FILTERS["full" if self.cell is True else self.cell]
-        return FrechetCellFilter(atoms, mask=self.mask, scalar_pressure=self.pressure * GPa, **kind)
+        return CellFilter(atoms, mask=self.mask, scalar_pressure=self.pressure * GPa, **kind)
 
-    def start(self, target: Atoms | FrechetCellFilter, **files: Any) -> Any:
+    def start(self, target: Atoms | CellFilter, **files: Any) -> Any:
         """Optimizer of ASE's for `target`."""
         name = self.optimizer.lower()
         if name == "precon-lbfgs":
