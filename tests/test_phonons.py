@@ -14,7 +14,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.calculators.emt import EMT
-from ase.units import _e, _hplanck, kB
+from ase.units import _amu, _e, _eps0, _hplanck, kB
 from batching import BatchEMT
 
 from dpa2_ase import DPA2Calculator
@@ -194,6 +194,23 @@ def test_bcc_copper_is_unstable_and_fcc_is_not(argon_phonons):
     assert stable.is_stable
     assert stable.fraction == len(stable.exact_qpoints) == 0
     assert str(stable).startswith("no imaginary modes")
+
+
+def test_born_charges_split_longitudinal_modes(tmp_path):
+    r"""At Γ: :math:`\omega_{LO}^2 - \omega_{TO}^2 = Z^2 e^2 (1/m_1 + 1/m_2) / (\epsilon_0 \epsilon_\infty V)`."""
+    charge, dielectric = 1.3, 2.5
+    atoms = Atoms("CuAu", scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=[3.1] * 3, pbc=True, calculator=EMT())
+    tensors = [dielectric * np.eye(3), charge * np.eye(3), -charge * np.eye(3)]
+    rows = [" ".join(map(str, tensor.ravel())) for tensor in tensors]
+    (tmp_path / "BORN").write_text("\n".join(["# charges", *rows]) + "\n")
+    settings = {"supercell": (2, 2, 2), "relax_first": "none"}
+    plain, polar = phonons(atoms, **settings), phonons(atoms, **settings, born=tmp_path / "BORN")
+    np.testing.assert_allclose(polar.frequencies([[0, 0, 0]]), plain.frequencies([[0, 0, 0]]), atol=1e-4)
+    lengths = [np.sort(result.frequencies([[1e-3, 0, 0]])[0]) for result in (plain, polar)]
+    coulomb = charge**2 * _e**2 / (dielectric * _eps0 * atoms.get_volume() * 1e-30)
+    added = coulomb * sum(1 / (mass * _amu) for mass in atoms.get_masses()) / (2 * np.pi * 1e12) ** 2
+    squares = [(np.sign(values) * values**2)[-3:] for values in lengths]
+    assert np.sum(squares[1] - squares[0]) == pytest.approx(added, rel=1e-3)  # so far from Γ as 1e-3
 
 
 # ---- files ---------------------------------------------------------------------------------------

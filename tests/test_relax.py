@@ -42,6 +42,16 @@ def test_forces_end_below_fmax(optimizer):
     np.testing.assert_array_equal(run.atoms.cell, atoms.cell)
 
 
+def test_a_preconditioner_saves_steps():
+    """On copper of 108 atoms, beyond which ASE applies it, displaced by a long wave and at random."""
+    atoms = bulk("Cu", cubic=True) * (3, 3, 3)
+    atoms.rattle(0.02, seed=2)
+    atoms.positions[:, 0] += 0.2 * np.sin(2 * np.pi * atoms.get_scaled_positions()[:, 2])
+    atoms.calc = EMT()
+    steps = [relax(atoms, fmax=0.05, optimizer=name).steps for name in ("precon-lbfgs", "fire")]
+    assert 0 < steps[0] < steps[1] / 2
+
+
 def test_the_input_is_left_as_it_was():
     atoms = rattled()
     atoms.info["origin"] = "a test"

@@ -130,6 +130,7 @@ def phonons(  # noqa: PLR0913  # the choices of a calculation
     source: Source = "auto",
     distance: float = 0.01,
     symprec: float = 1e-5,
+    born: str | Path | None = None,
 ) -> Phonons:
     """Return the phonons of the crystal `atoms`, which is left as it was.
 
@@ -150,11 +151,15 @@ def phonons(  # noqa: PLR0913  # the choices of a calculation
     source
         ``displacements``: forces of displaced supercells, as one batch where the calculator has ``evaluate``.
         ``derivatives``: products of the energy's second derivatives with phonopy's displacements, exact and as few,
-        where it has ``get_hessian_products(vectors, atoms)`` or ``get_hessian(atoms)``. ``auto``: the second if it can.
+        where it has ``get_hessian_products(vectors, atoms)`` or ``get_hessian(atoms)``; takes several times the memory
+        of forces. ``auto``: the second if it can.
     distance
         Of displacements, in Å.
     symprec
         To which symmetry is found, in Å.
+    born
+        File of Born charges and dielectric constant in phonopy's BORN format, from elsewhere: no short-ranged model
+        splits the longitudinal from the transverse optical modes of a polar crystal.
 
     Raises
     ------
@@ -170,6 +175,8 @@ def phonons(  # noqa: PLR0913  # the choices of a calculation
     phonon = bridge().make(resting, matrix.T, symprec)
     chosen = choose_source(resting.calc, source)
     (count,) = add_force_constants([phonon], resting.calc, chosen, distance)
+    if born is not None:
+        bridge().set_born(phonon, born)
     return Phonons(
         atoms=resting,
         primitive=bridge().as_atoms(phonon.primitive),

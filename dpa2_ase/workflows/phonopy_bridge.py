@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import numpy as np
 from ase import Atoms
 from ase.dft.kpoints import parse_path_string
-from ase.units import kJ, mol
+from ase.units import Bohr, Hartree, kJ, mol
 from phonopy import Phonopy
-from phonopy.file_IO import write_FORCE_CONSTANTS
+from phonopy.file_IO import parse_BORN, write_FORCE_CONSTANTS
 from phonopy.harmonic.dynmat_to_fc import get_commensurate_points
 from phonopy.structure.atoms import PhonopyAtoms
 
@@ -82,6 +82,13 @@ def set_forces(phonon: Phonopy, forces: np.ndarray) -> None:
     phonon.forces = forces
     phonon.produce_force_constants(show_drift=False)
     phonon.symmetrize_force_constants(show_drift=False)
+
+
+def set_born(phonon: Phonopy, path: str | Path) -> None:
+    """Read a BORN file: Born charges and dielectric constant, which split longitudinal from transverse modes."""
+    parameters = parse_BORN(phonon.primitive, filename=path)
+    parameters.setdefault("factor", Hartree * Bohr)  # e²/4πε₀ in eV Å, which the file may leave out
+    phonon.nac_params = parameters
 
 
 # ---- what phonopy calculates ----------------------------------------------------------------------------------------
