@@ -20,7 +20,7 @@ from dpa2_ase import DPA2Calculator
 from dpa2_ase.workflows.ensembles import ENSEMBLES, degrees_of_freedom, set_velocities
 from dpa2_ase.workflows.md import md
 from dpa2_ase.workflows.md_files import LAST_GOOD, RESTART, THERMO, TRAJECTORY, read_thermo
-from dpa2_ase.workflows.md_run import ExplosionError, Limits
+from dpa2_ase.workflows.md_watch import ExplosionError, Limits
 
 THERMOSTATS = [name for name in ENSEMBLES if name.startswith("nvt")]
 
@@ -42,28 +42,32 @@ def test_nve_conserves_energy_to_second_order():
     assert spread[0] / spread[1] == pytest.approx(4.0, rel=0.1)  # the next order is the square of dt·ω ≈ 0.1
     assert np.ptp(run.thermo["kinetic_energy"]) > 100 * spread[1]
     np.testing.assert_array_equal(run.thermo["total_energy"], run.thermo["conserved_energy"])
+    assert abs(run.drift()) < spread[1] / 0.3 / 4  # bounded, not growing over the 0.3 ps
     assert np.abs(run.atoms.get_momenta().sum(0)).max() < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ensemble", THERMOSTATS)
 def test_kinetic_energies_are_chi_square(ensemble):
     """2K/kT of f degrees of freedom is χ² of f; 9 of 12 are left with the momentum at rest.
 
-    Counting 12 would heat to 400 K. Samples every 40 fs at a damping of 30 fs are nearly independent; for a right
-    distribution p is uniform, so that one of a thousand seeds would fail here.
+    Counting 12 would heat to 1333 K. At this temperature the crystal is anharmonic enough for its modes to share
+    energy, and samples every 60 fs at a damping of 30 fs are nearly independent. For a right distribution p is
+    uniform, so that one of a thousand seeds would fail here.
     """
-    temperature = 300.0
+    temperature = 1000.0
     run = md(
-        small(), steps=4000, timestep=2.0, ensemble=ensemble, temperature=temperature,
-        thermostat_time=30.0, interval=20, frame_interval=1000, seed=4,
+        small(), steps=4000, timestep=3.0, ensemble=ensemble, temperature=temperature,
+        thermostat_time=30.0, interval=20, frame_interval=1000, seed=3,
     )  # fmt: skip
     energies = run.thermo["kinetic_energy"][20:]
     assert degrees_of_freedom(small(), ensemble) == 9
     assert kstest(2 * energies / (kB * temperature), chi2(9).cdf).pvalue > 1e-3
     mean, error = run.average("temperature")
-    assert abs(mean - temperature) < 4 * error < 60
+    assert abs(mean - temperature) < 4 * error < 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ensemble", ["npt-isotropic", "npt-full"])
 def test_npt_finds_the_volume_of_the_equation_of_state(ensemble):
     """3 GPa take 0.9 percent of the volume; thermal expansion at 50 K gives back 0.15, the mean scatters by 0.1."""
@@ -303,7 +307,7 @@ def test_only_the_same_simulation_continues(tmp_path):
 
 
 def test_an_explosion_stops_with_the_last_good_frame(tmp_path):
-    """Forty femtoseconds are half a period of the crystal: beyond the stability of any integrator."""
+    """120 fs are longer than the shortest period: beyond the stability of any integrator."""
     with pytest.raises(
         ExplosionError, match=r"exploded at step \d+ \(\d+ fs\): (a force|the temperature|atoms)"
     ) as info:
@@ -344,6 +348,32 @@ def test_numbers_that_are_none_stop_it():
     with pytest.raises(ExplosionError, match="nan") as info:
         md(crystal(calc=Breaks(1)), steps=50, ensemble="nve", interval=1)
     assert np.isfinite(info.value.last_good.positions).all()
+
+
+def test_a_calculator_that_fails_on_debris_does_not_hide_the_explosion(tmp_path):
+    class Strict(Morse):
+        def calculate(self, atoms=None, *args, **kwargs):
+            if np.abs(atoms.positions).max() > 50:
+                raise ValueError("atoms far outside of the cell")
+            super().calculate(atoms, *args, **kwargs)
+
+    atoms = crystal(calc=Strict(1))
+    atoms.rattle(0.3, seed=0)
+    with pytest.raises(
+        ExplosionError, match=r"the step failed \(atoms far outside of the cell\); the last good"
+    ) as info:
+        md(atoms, steps=50, timestep=2000.0, ensemble="nve", folder=tmp_path, limits=Limits(force=1e9, distance=0.0))
+    assert (info.value.step, info.value.last_good.info["step"]) == (1, 0)
+
+    class Fails(Morse):
+        def calculate(self, atoms=None, *args, **kwargs):
+            if abs(atoms.positions[1, 1] - 1.825) > 0.01:
+                raise ValueError("the license has expired")
+            super().calculate(atoms, *args, **kwargs)
+
+    with pytest.raises(ValueError, match="the license has expired"):
+        md(crystal(calc=Fails(1)), steps=50, ensemble="nve", folder=tmp_path / "other")
+    assert (tmp_path / "other" / RESTART).exists()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from ase import Atoms
 from .ensembles import Engine, Ensemble, check_temperature, set_velocities
 from .md_files import COLUMNS, Record
 from .md_result import Simulation
-from .md_run import Limits, Plan, Progress, Run
+from .md_run import Plan, Progress, Run
+from .md_watch import Limits
 from .results import provenance_of, with_calculator
 
 

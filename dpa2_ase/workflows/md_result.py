@@ -62,10 +62,16 @@ class Simulation(Result):
         values = self.thermo[column]
         return mean_with_error(values[int(skip * len(values)) :])
 
+    def drift(self) -> float:
+        """Slope of the conserved energy, eV per atom and ps; what a wrong force or too long a step does to it."""
+        time, energy = self.thermo["time"] / 1000, self.thermo["conserved_energy"]
+        return float(np.polyfit(time, energy, 1)[0]) / len(self.atoms) if len(time) > 1 else float("nan")
+
     def to_dict(self) -> dict[str, Any]:
         """Averages with errors in place of the samples, which are in the table."""
         averages = {name: self.average(name) for name in COLUMNS if name not in ("step", "time")}
         fields = {"atoms": self.atoms, "steps": self.steps, "ensemble": self.ensemble, "averages": averages}
+        fields["drift"] = self.drift()
         return {"workflow": self.name} | {key: plain(value) for key, value in fields.items()} | {
             "provenance": plain(self.provenance)
         }  # fmt: skip

@@ -1,4 +1,4 @@
-"""One simulation on its way: samples, frames, checkpoints, and a stop when it explodes."""
+"""One simulation on its way: samples, frames, checkpoints."""
 
 from __future__ import annotations
 
@@ -12,54 +12,18 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.data import covalent_radii
-from ase.neighborlist import neighbor_list
 from ase.units import GPa
 
 from .analysis import GRAMS_PER_CM3
 from .ensembles import Engine, Ensemble
 from .files import write_structures
 from .md_files import LAST_GOOD, Checkpoint, Record, Row
+from .md_watch import ExplosionError, Limits, check_geometry, check_temperature, has_exploded
 from .results import plain
 
 SAME_ENERGY = 1e-3  # eV per atom by which a calculator may differ between stop and restart, as on another device
 
 Observer = Callable[[Atoms, float], None]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Where a simulation counts as exploded.
-
-    Attributes
-    ----------
-    temperature
-        In K, after every step; by default ten times the highest of the start and the targets, and 1000 K on top.
-    force
-        Largest norm of an atom's force in a sample, in eV/Å.
-    distance
-        Smallest distance of two atoms in a sample, as a fraction of the sum of their covalent radii.
-    """
-
-    temperature: float | None = None
-    force: float = 200.0
-    distance: float = 0.4
-
-
-class ExplosionError(RuntimeError):
-    """Raised when a simulation leaves its `Limits`.
-
-    Attributes
-    ----------
-    step
-        Where that was noticed.
-    last_good
-        The last sampled frame within the limits, ``None`` if the first was not.
-    """
-
-    def __init__(self, message: str, step: int, last_good: Atoms | None = None) -> None:
-        super().__init__(message)
-        self.step, self.last_good = step, last_good
 
 
 @dataclass(frozen=True)
@@ -139,7 +103,7 @@ class Run:
             for _ in self.engine.dynamics.irun(self.plan.steps - start):
                 step = self.engine.dynamics.nsteps
                 if step > start or self.safe is None:
-                    self._check_temperature(step)
+                    check_temperature(self.engine.temperature(), self.limits, step)
                     row = self._sample(step)
                     if row is not None:
                         for observe in observers:
@@ -151,6 +115,11 @@ class Run:
             self.safe = self._checkpoint()
         except ExplosionError as error:
             raise self._explained(error) from None
+        except (ValueError, ArithmeticError, RuntimeError, MemoryError) as error:  # of a calculator or integrator
+            if has_exploded(self.atoms, self.engine.temperature(), self.limits):
+                failed = ExplosionError(f"the step failed ({error})", self.engine.dynamics.nsteps + 1)
+                raise self._explained(failed) from error
+            raise
         finally:
             if self.safe is not None:
                 self.record.write_checkpoint(self.safe)
@@ -163,8 +132,7 @@ class Run:
         row_due, frame_due = step % self.plan.interval == 0, step % self.plan.frame_interval == 0
         if not (row_due or frame_due):
             return None
-        self._check_forces(step)
-        self._check_distances(step)
+        check_geometry(self.atoms, self.limits, step)
         row = self._row(step) if row_due else None
         if row is not None:
             self.record.add_row(row)
@@ -223,27 +191,6 @@ class Run:
         )
 
     # ---- stops ----------------------------------------------------------------------------------------------------
-
-    def _check_temperature(self, step: int) -> None:
-        temperature, limit = self.engine.temperature(), self.limits.temperature
-        if limit is not None and not temperature <= limit:
-            raise ExplosionError(f"the temperature of {temperature:.3g} K is above {limit:g} K", step)
-
-    def _check_forces(self, step: int) -> None:
-        force = float(np.linalg.norm(self.atoms.get_forces(apply_constraint=False), axis=1).max())
-        if not force <= self.limits.force:
-            raise ExplosionError(f"a force of {force:.3g} eV/Å is above {self.limits.force:g} eV/Å", step)
-
-    def _check_distances(self, step: int) -> None:
-        radii = covalent_radii[self.atoms.numbers] * self.limits.distance
-        first, second, distance = neighbor_list("ijd", self.atoms, radii)
-        if len(distance):
-            near = int(np.argmin(distance))
-            raise ExplosionError(
-                f"atoms {first[near]} and {second[near]} are {distance[near]:.3g} Å apart, less than "
-                f"{self.limits.distance:g} times the sum of their covalent radii",
-                step,
-            )
 
     def _explained(self, error: ExplosionError) -> ExplosionError:
         where = f"step {error.step} ({error.step * self.plan.ensemble.timestep:g} fs)"
