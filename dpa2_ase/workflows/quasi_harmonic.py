@@ -221,8 +221,9 @@ def _minimum(volumes: np.ndarray, energies: np.ndarray, eos: str, where: str) ->
     except (ValueError, RuntimeError):
         volume, energy, modulus = np.nan, np.nan, np.nan
     if not volumes[0] <= volume <= volumes[-1]:
+        found = f"found {volume:.3f}" if np.isfinite(volume) else f"no {eos} curve goes through the points"
         raise ValueError(
             f"at {where} the crystal has no minimum between {volumes[0]:.3f} and {volumes[-1]:.3f} Å³ per primitive "
-            f"cell (found {volume:.3f}); widen the scan of volumes or stay at lower temperatures and pressures"
+            f"cell ({found}); widen the scan of volumes or stay at lower temperatures and pressures"
         )
     return float(volume), float(energy), float(modulus)
