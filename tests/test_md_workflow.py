@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -199,6 +200,7 @@ def test_samples_frames_and_progress(tmp_path):
     kinetic = 9 / 12 * 4 * kB * 300 / atoms.get_volume() / GPa
     assert run.thermo["pressure"][0] == pytest.approx(pressure + kinetic)
     assert run.thermo["density"][0] == pytest.approx(4 * 63.546 * 1.66053907 / atoms.get_volume(), rel=1e-7)
+    assert [run.thermo[name][-1] for name in ("a", "b", "c", "gamma")] == pytest.approx([3.65, 3.65, 3.65, 90.0])
     assert len(md(small(), steps=25, ensemble="nve", frame_interval=10).frames()) == 3
 
 
@@ -298,6 +300,10 @@ def test_only_the_same_simulation_continues(tmp_path):
     wrong = crystal(calc=EMT())
     with pytest.raises(ValueError, match="continue with the same calculator"):
         md(wrong, steps=8, folder=tmp_path, resume=True)
+    (tmp_path / "lost").mkdir()
+    shutil.copy(tmp_path / RESTART, tmp_path / "lost")
+    with pytest.raises(ValueError, match="md-trajectory.extxyz is shorter than at the last checkpoint"):
+        md(small(), steps=8, folder=tmp_path / "lost", resume=True)
     assert md(small(), steps=8, folder=tmp_path, resume=True).steps == 8
     assert md(small(), steps=3, folder=tmp_path / "new", resume=True).steps == 3
     assert (tmp_path / "new" / RESTART).exists()

@@ -33,6 +33,12 @@ COLUMNS = {
     "pressure": "GPa",
     "volume": "A3",
     "density": "g_per_cm3",
+    "a": "A",
+    "b": "A",
+    "c": "A",
+    "alpha": "degree",
+    "beta": "degree",
+    "gamma": "degree",
 }
 HEADER = [f"{name}_{unit}".rstrip("_") for name, unit in COLUMNS.items()]
 
@@ -86,8 +92,11 @@ class Record:
         if self.folder is None:
             return
         for name in (TRAJECTORY, THERMO):
-            file = self._files[name] = (self.folder / name).open("ab")
-            file.truncate(0 if self.checkpoint is None else self.checkpoint.sizes[name])
+            path, size = self.folder / name, 0 if self.checkpoint is None else self.checkpoint.sizes[name]
+            if size > (path.stat().st_size if path.exists() else 0):
+                raise ValueError(f"{path} is shorter than at the last checkpoint; begin in a new folder")
+            file = self._files[name] = path.open("ab")
+            file.truncate(size)
             file.seek(0, os.SEEK_END)
         if self.checkpoint is not None:
             self.rows = read_thermo(self.folder / THERMO)

@@ -35,7 +35,8 @@ class Simulation(Result):
         What was held constant.
     thermo
         Columns of samples: ``step``, ``time`` (fs), ``temperature`` (K), ``potential_energy``, ``kinetic_energy``,
-        ``total_energy``, ``conserved_energy`` (eV), ``pressure`` (GPa), ``volume`` (Å³), ``density`` (g/cm³).
+        ``total_energy``, ``conserved_energy`` (eV), ``pressure`` (GPa), ``volume`` (Å³), ``density`` (g/cm³), and the
+        lattice ``a``, ``b``, ``c`` (Å), ``alpha``, ``beta``, ``gamma`` (degrees).
         What does not exist, such as the pressure of a molecule, is not a number.
     folder
         Where the trajectory is, if it was written.

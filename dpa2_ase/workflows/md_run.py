@@ -148,6 +148,7 @@ class Run:
         atoms, nan = self.atoms, float("nan")
         kinetic, potential = float(atoms.get_kinetic_energy()), float(atoms.get_potential_energy())
         pressure = volume = density = nan
+        lattice = atoms.cell.cellpar() if atoms.cell.rank == 3 else [nan] * 6
         if atoms.pbc.all():
             volume = float(atoms.get_volume())
             density = float(atoms.get_masses().sum()) / volume * GRAMS_PER_CM3
@@ -167,7 +168,7 @@ class Run:
             "pressure": pressure,
             "volume": volume,
             "density": density,
-        }
+        } | dict(zip(("a", "b", "c", "alpha", "beta", "gamma"), map(float, lattice), strict=True))
 
     def _frame(self, step: int) -> Atoms:
         """A copy with velocities and results, and with the step and the time (fs) in `info`."""
