@@ -50,6 +50,10 @@ class Member(Calculator):
         self.implemented_properties = names
         self.owner, self.shared, self.group = owner, calc, group
 
+    def leave(self) -> None:
+        """Stay out of the batches of the others, who need not ask any more whether this structure moved."""
+        self.group.remove(self)
+
     def calculate(
         self,
         atoms: Atoms | None = None,
@@ -60,7 +64,8 @@ class Member(Calculator):
         if atoms is not None and atoms is not self.owner:
             self._fill([(self, atoms)])
             return
-        self._fill([(m, m.owner) for m in self.group if m is self or not m.results or m.check_state(m.owner)])
+        others = [m for m in self.group if m is not self and (not m.results or m.check_state(m.owner))]
+        self._fill([(m, m.owner) for m in (self, *others)])
 
     def _fill(self, pairs: list[tuple[Member, Atoms]]) -> None:
         """Evaluate what has a stress apart from molecules, which have none."""

@@ -233,7 +233,8 @@ def relax(  # noqa: PLR0913  # the choices of a relaxation
     trajectory
         File for the structure at every step, in ASE's ``.traj`` format.
     restart
-        File for the optimizer's memory. If it and `trajectory` exist, the run goes on from the trajectory's last frame.
+        File for the optimizer's memory. If it and `trajectory` exist, the run goes on from the trajectory's last frame;
+        ``bfgs`` and ``lbfgs`` as if it had not been interrupted, others with what ASE stores of them.
     on_step
         Called with the number of the step and the largest force, eV/Å, before the first step and after each.
 

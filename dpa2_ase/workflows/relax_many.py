@@ -119,6 +119,7 @@ class Walker:
 
     def result(self, original: Atoms, calc: Any) -> Relaxation:
         """What came out, with the constraints of the `original` and the results as its calculator."""
+        self.atoms.calc.leave()
         relaxed = self.atoms.copy()
         relaxed.set_constraint(original.copy().constraints)
         relaxed.calc = SinglePointCalculator(relaxed, **self.atoms.calc.results)
