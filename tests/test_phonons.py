@@ -103,11 +103,12 @@ def test_a_hessian_is_enough():
 
 
 def test_all_displacements_are_one_batch(copper_gold):
-    calc = BatchEMT()
+    calc, seen = BatchEMT(), []
     atoms = copper_gold.atoms.copy()
     atoms.calc = calc
-    result = phonons(atoms, supercell=(2, 2, 2), relax_first="none")
+    result = phonons(atoms, supercell=(2, 2, 2), relax_first="none", on_result=lambda *done: seen.append(done))
     assert calc.sizes == [result.n_displacements]
+    assert seen == [(result.n_displacements, result.n_displacements)]
     atoms.calc = EMT()
     alone = phonons(atoms, supercell=(2, 2, 2), relax_first="none")
     np.testing.assert_allclose(result.force_constants, alone.force_constants, atol=1e-8)
@@ -184,16 +185,56 @@ def test_bands_follow_the_lattice(argon_phonons, monkeypatch, with_seekpath):
 def test_bcc_copper_is_unstable_and_fcc_is_not(argon_phonons):
     atoms = bulk("Cu", "bcc", a=2.86)
     atoms.calc = EMT()
-    report = phonons(atoms, supercell=(4, 4, 4), relax_first="none").imaginary()
+    unstable = phonons(atoms, supercell=(4, 4, 4), relax_first="none")
+    report = unstable.imaginary()
     assert not report.is_stable
     assert report.lowest < -0.1
     assert 0 < report.fraction < 0.5
     assert len(report.exact_qpoints) == len(report.exact_frequencies) > 0
     assert "fit into the supercell have one" in str(report)
+    worst = report.exact_qpoints[report.exact_frequencies.argmin()]
+    energies = []
+    for amplitude in (0.0, 0.1):
+        displaced = unstable.displaced(worst, amplitude=amplitude)
+        displaced.calc = EMT()
+        energies.append(displaced.get_potential_energy())
+    assert energies[1] < energies[0]
     stable = argon_phonons.imaginary()
     assert stable.is_stable
     assert stable.fraction == len(stable.exact_qpoints) == 0
     assert str(stable).startswith("no imaginary modes")
+
+
+@pytest.mark.parametrize("q", [(0.5, 0, 0.5), (0.25, 0, 0), (0.5, 0.25, 0.75)])
+def test_a_displaced_mode_has_its_energy(argon_phonons, q):
+    r""":math:`\Delta E = \frac{1}{2} \omega^2 \sum_j m_j u_j^2`, up to the fourth order of 0.02 Å."""
+    for branch in range(3):
+        energies, displaced = [], argon_phonons.displaced(q, branch, 0.02)
+        at_rest = argon_phonons.displaced(q, branch, 0.0)
+        for atoms in (displaced, at_rest):
+            atoms.calc = argon.calculator()
+            energies.append(atoms.get_potential_energy())
+        u = displaced.positions - at_rest.positions
+        assert np.linalg.norm(u, axis=1).max() == pytest.approx(0.02)
+        omega = 2 * np.pi * 1e12 * argon_phonons.frequencies([q])[0, branch]
+        expected = 0.5 * omega**2 * (displaced.get_masses()[:, None] * u**2).sum() * 1e-20 * _amu / _e
+        assert energies[0] - energies[1] == pytest.approx(expected, rel=5e-3)
+
+
+def test_modes_of_two_elements_have_their_energy(copper_gold):
+    """The phase between the atoms of a cell matters here."""
+    q = (1 / 3, 0, 0.5)
+    for branch in (0, 3, 5):
+        atoms, at_rest = copper_gold.displaced(q, branch, 0.01), copper_gold.displaced(q, branch, 0.0)
+        assert len(atoms) == 12
+        atoms.calc, at_rest.calc = EMT(), EMT()
+        u = atoms.positions - at_rest.positions
+        omega = 2 * np.pi * 1e12 * copper_gold.frequencies([q])[0, branch]
+        expected = 0.5 * omega**2 * (atoms.get_masses()[:, None] * u**2).sum() * 1e-20 * _amu / _e
+        gained = atoms.get_potential_energy() - at_rest.get_potential_energy()
+        assert gained == pytest.approx(expected, rel=0.01)
+    with pytest.raises(ValueError, match="no supercell of up to 12"):
+        copper_gold.displaced((0.317, 0, 0))
 
 
 def test_born_charges_split_longitudinal_modes(tmp_path):

@@ -148,7 +148,7 @@ def neb(  # noqa: PLR0913  # the choices of a band
         path,
         k=spring if isinstance(spring, int | float) else list(spring),
         method=method,
-        remove_rotation_and_translation=not initial.pbc.any(),
+        remove_rotation_and_translation=not initial.pbc.any() and not initial.constraints,
     )
     if guess is None:
         _unwrap([path[0], path[-1]])

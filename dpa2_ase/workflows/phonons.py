@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +51,14 @@ class Phonons(Result):
     def frequencies(self, qpoints: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
         """Frequencies (Q, B) in THz at q-points (Q, 3), ascending."""
         return bridge().frequencies(self.phonopy, np.asarray(qpoints, dtype=float))
+
+    def displaced(self, qpoint: Sequence[float], branch: int = 0, amplitude: float = 0.1) -> Atoms:
+        """The smallest supercell that holds a mode, displaced along it by at most `amplitude` (Å); no calculator.
+
+        Branches count from zero, the lowest. Relaxed, the displacement along an imaginary mode leads to the structure
+        the crystal would rather have.
+        """
+        return bridge().displaced_along(self.phonopy, np.asarray(qpoint, dtype=float), branch, amplitude)
 
     @cached_property
     def _bands(self) -> Bands:
@@ -131,6 +139,7 @@ def phonons(  # noqa: PLR0913  # the choices of a calculation
     distance: float = 0.01,
     symprec: float = 1e-5,
     born: str | Path | None = None,
+    on_result: Callable[[int, int], None] | None = None,
 ) -> Phonons:
     """Return the phonons of the crystal `atoms`, which is left as it was.
 
@@ -160,6 +169,8 @@ def phonons(  # noqa: PLR0913  # the choices of a calculation
     born
         File of Born charges and dielectric constant in phonopy's BORN format, from elsewhere: no short-ranged model
         splits the longitudinal from the transverse optical modes of a polar crystal.
+    on_result
+        Called with the number of displaced supercells done and their total.
 
     Raises
     ------
@@ -174,7 +185,7 @@ def phonons(  # noqa: PLR0913  # the choices of a calculation
     matrix = supercell_matrix(resting, supercell, min_length)
     phonon = bridge().make(resting, matrix.T, symprec)
     chosen = choose_source(resting.calc, source)
-    (count,) = add_force_constants([phonon], resting.calc, chosen, distance)
+    (count,) = add_force_constants([phonon], resting.calc, chosen, distance, on_result)
     if born is not None:
         bridge().set_born(phonon, born)
     return Phonons(
@@ -248,13 +259,19 @@ def choose_source(calc: Any, source: Source) -> str:
     return source
 
 
-def add_force_constants(phonons: Sequence[Any], calc: Any, source: str, distance: float) -> list[int]:
+def add_force_constants(
+    phonons: Sequence[Any],
+    calc: Any,
+    source: str,
+    distance: float,
+    on_result: Callable[[int, int], None] | None = None,
+) -> list[int]:
     """Give every phonopy its force constants, all displaced supercells in one batch; returns how many each took."""
     api = bridge()
     both_ways = source == "displacements"  # removes terms of third order
     displacements = [api.displace(phonon, distance, both_ways=both_ways) for phonon in phonons]
     if source == "displacements":
-        found = iter(evaluate(api.supercells(phonons), calc, ["forces"]))
+        found = iter(evaluate(api.supercells(phonons), calc, ["forces"], on_result=on_result))
         forces = [np.array([next(found)["forces"] for _ in rows]) for rows in displacements]
     else:
         pairs = zip(phonons, displacements, strict=True)

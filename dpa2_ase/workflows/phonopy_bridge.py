@@ -106,6 +106,28 @@ def dynamical_matrices(phonon: Phonopy, qpoints: np.ndarray) -> np.ndarray:
     return np.array(_made(phonon.qpoints).dynamical_matrices)
 
 
+def displaced_along(phonon: Phonopy, qpoint: np.ndarray, branch: int, amplitude: float) -> Atoms:
+    r"""The smallest supercell that holds a mode, displaced along it by at most `amplitude` (Å).
+
+    .. math:: u_{jl} \propto \mathrm{Re}\, m_j^{-1/2} e_j \exp(2 \pi i\, q \cdot x_{jl})
+
+    with x in units of the primitive vectors.
+    """
+    repeats = [next((n for n in range(1, 13) if abs(n * x - round(n * x)) < 1e-6), None) for x in qpoint]
+    if None in repeats:
+        raise ValueError(f"no supercell of up to 12 repetitions holds a wave of q = {qpoint.tolist()}")
+    phonon.run_qpoints(qpoint[None], with_eigenvectors=True)
+    mode = np.array(_made(_made(phonon.qpoints).eigenvectors))[0][:, branch].reshape(-1, 3)  # (N, 3)
+    primitive = as_atoms(phonon.primitive)
+    atoms = primitive.repeat(repeats)
+    x = np.linalg.solve(primitive.cell.array.T, atoms.positions.T).T
+    wave = np.tile(mode, (len(atoms) // len(mode), 1)) * np.exp(2j * np.pi * x @ qpoint)[:, None]
+    wave /= np.sqrt(atoms.get_masses())[:, None]
+    shift = (wave * np.exp(-0.5j * np.angle((wave**2).sum()))).real  # the phase with the largest displacements
+    atoms.positions += shift * (amplitude / np.linalg.norm(shift, axis=1).max())
+    return atoms
+
+
 def commensurate_points(phonon: Phonopy) -> np.ndarray:
     """The q-points (Q, 3) whose waves fit into the supercell; their frequencies are not interpolated."""
     matrix = np.rint(np.linalg.inv(phonon.primitive.primitive_matrix)).astype(int)
