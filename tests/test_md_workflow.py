@@ -12,6 +12,7 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.io import read
+from ase.md import nose_hoover_chain
 from ase.units import GPa, kB
 from pairs import Morse, crystal, dimer
 from scipy.optimize import brentq
@@ -23,6 +24,8 @@ from dpa2_ase.workflows.md import md
 from dpa2_ase.workflows.md_files import LAST_GOOD, RESTART, THERMO, TRAJECTORY, read_thermo
 from dpa2_ase.workflows.md_watch import ExplosionError, Limits
 
+HAS_AXES = hasattr(nose_hoover_chain, "MaskedMTKNPT")  # ASE 3.29
+AVAILABLE = [name for name in ENSEMBLES if HAS_AXES or name != "npt-axes"]
 THERMOSTATS = [name for name in ENSEMBLES if name.startswith("nvt")]
 
 
@@ -89,6 +92,10 @@ def test_npt_finds_the_volume_of_the_equation_of_state(ensemble):
 
 
 def test_npt_axes_moves_only_those():
+    if not HAS_AXES:
+        with pytest.raises(ValueError, match="npt-axes needs ASE 3.29 or newer"):
+            md(small(), steps=1, ensemble="npt-axes")
+        return
     run = md(small(), steps=60, ensemble="npt-axes", axes=(False, True, False), pressure=3.0, barostat_time=50.0)
     lengths = run.atoms.cell.lengths()
     np.testing.assert_allclose(lengths[[0, 2]], 3.65, atol=1e-12)
@@ -230,7 +237,7 @@ def stop_at(step: int):
     return stop
 
 
-@pytest.mark.parametrize("ensemble", ENSEMBLES)
+@pytest.mark.parametrize("ensemble", AVAILABLE)
 def test_a_stopped_run_continues_to_the_last_bit(tmp_path, ensemble):
     """Stopped between two frames after some rows; files and state end as those of a run that was never stopped."""
     settings = {"ensemble": ensemble, "interval": 2, "frame_interval": 5, "temperature": 400.0, "barostat_time": 100.0}

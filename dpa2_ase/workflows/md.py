@@ -106,8 +106,9 @@ def md(  # noqa: PLR0913  # the choices of a simulation
         initial_temperature = temperature
     set_velocities(moving, ensemble, initial_temperature, velocities)
     plan = Plan(chosen, steps, temperature_end, initial_temperature, interval, frame_interval, seed)
-    run = Run(atoms, plan, Engine(moving, chosen, thermostat), record, limits or Limits())
-    run.go(on_progress, observers)
+    engine = Engine(moving, chosen, thermostat)
+    with engine.dynamics:
+        Run(atoms, plan, engine, record, limits or Limits()).go(on_progress, observers)
     moving.set_constraint(atoms.constraints)
     return Simulation(
         atoms=moving,

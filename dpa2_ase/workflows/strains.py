@@ -44,14 +44,16 @@ def crystal_symmetry(atoms: Atoms, tolerance: float) -> Any:
     ValueError
         If spglib finds no symmetry, as with atoms on top of each other.
     """
+    reason: object = "none found"  # older versions give nothing
     try:
-        return check_symmetry(atoms, symprec=tolerance)
+        dataset = check_symmetry(atoms, symprec=tolerance)
     except ImportError as error:
         raise ModuleNotFoundError("symmetry needs spglib; install it with: pip install spglib") from error
     except Exception as error:  # spglib's own classes, which differ between its versions
-        raise ValueError(
-            f"spglib finds no symmetry to {tolerance:g} Å ({error}); look for overlapping atoms"
-        ) from error
+        dataset, reason = None, error
+    if dataset is None:
+        raise ValueError(f"spglib finds no symmetry to {tolerance:g} Å ({reason}); look for overlapping atoms")
+    return dataset
 
 
 def point_group(atoms: Atoms, tolerance: float) -> np.ndarray:

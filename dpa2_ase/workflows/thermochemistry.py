@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from inspect import signature
+from typing import Any, Literal
 
 import numpy as np
 from ase import Atoms
 from ase.thermochemistry import HarmonicThermo, IdealGasThermo
 
 PASCAL_PER_BAR = 1e5
+# rigid motions are taken out before; older versions of ASE select no modes
+ALL_MODES: dict[str, Any] = {"vib_selection": "all"} if "vib_selection" in signature(IdealGasThermo).parameters else {}
 
 Geometry = Literal["monatomic", "linear", "nonlinear"]
 
@@ -73,7 +76,7 @@ def ideal_gas(  # noqa: PLR0913  # what a molecule is to statistical mechanics
     sigma = symmetry_number(atoms) if sigma is None else sigma
     model = IdealGasThermo(
         vib_energies=list(quanta), geometry=geometry_of(atoms), potentialenergy=energy, atoms=atoms,
-        symmetrynumber=sigma, spin=spin, vib_selection="all",
+        symmetrynumber=sigma, spin=spin, **ALL_MODES,
     )  # fmt: skip
     enthalpy = float(model.get_enthalpy(temperature, verbose=False))
     entropy = float(model.get_entropy(temperature, pressure * PASCAL_PER_BAR, verbose=False))
