@@ -20,5 +20,5 @@ class BatchEMT(EMT):
             copied.set_constraint()
             copied.calc = EMT()
             copied.get_forces()
-            results.append({name: copied.calc.results[name] for name in properties})
+            results.append({name: copied.calc.results[name] for name in properties if name in copied.calc.results})
         return results

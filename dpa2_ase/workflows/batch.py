@@ -18,6 +18,7 @@ def evaluate(
     calc: Any,
     properties: Sequence[str] = ALWAYS,
     *,
+    optional: Sequence[str] = (),
     on_result: Callable[[int, int], None] | None = None,
 ) -> list[Results]:
     """Calculate `properties` of every structure; the structures are left as they were.
@@ -34,6 +35,8 @@ def evaluate(
         An ASE calculator.
     properties
         ASE's names, such as ``energy`` (eV), ``forces`` (eV/Å), ``stress`` (eV/Å³, six components).
+    optional
+        Those of `properties` that may be missing in a result, as the stress of a molecule.
     on_result
         Called with the number of structures done and their total as results arrive; once, for a batch.
 
@@ -51,31 +54,36 @@ def evaluate(
     """
     frames = list(structures)
     if frames and hasattr(calc, "evaluate"):
-        results = _checked(calc.evaluate(frames, list(properties)), len(frames), properties)
+        results = _checked(calc.evaluate(frames, list(properties)), len(frames), {*properties} - {*optional})
         if on_result is not None:
             on_result(len(frames), len(frames))
         return results
     results = []
     for atoms in frames:
-        results.append(_one(atoms, calc, properties))
+        results.append(_one(atoms, calc, properties, optional))
         if on_result is not None:
             on_result(len(results), len(frames))
     return results
 
 
-def _one(atoms: Atoms, calc: Any, properties: Sequence[str]) -> Results:
+def _one(atoms: Atoms, calc: Any, properties: Sequence[str], optional: Sequence[str]) -> Results:
     own = atoms.copy()  # calculators keep and compare what they are given
     own.set_constraint()
     own.calc = calc
     getters = {"energy": own.get_potential_energy, "forces": own.get_forces, "stress": own.get_stress}
     results = {}
     for name in sorted(properties, key=lambda name: name != "forces"):  # forces bring the energy with them
-        value = getters[name]() if name in getters else calc.get_property(name, own)
+        try:
+            value = getters[name]() if name in getters else calc.get_property(name, own)
+        except PropertyNotImplementedError:
+            if name in optional:
+                continue
+            raise
         results[name] = float(value) if name == "energy" else value.copy() if hasattr(value, "copy") else value
     return results
 
 
-def _checked(results: Any, count: int, properties: Sequence[str]) -> list[Results]:
+def _checked(results: Any, count: int, properties: Iterable[str]) -> list[Results]:
     rows = list(results) if isinstance(results, Sequence) else []
     if len(rows) != count or not all(isinstance(row, dict) for row in rows):
         raise TypeError(

@@ -68,10 +68,7 @@ class Member(Calculator):
         self._fill([(m, m.owner) for m in (self, *others)])
 
     def _fill(self, pairs: list[tuple[Member, Atoms]]) -> None:
-        """Evaluate what has a stress apart from molecules, which have none."""
-        for periodic in (True, False):
-            chosen = [pair for pair in pairs if bool(pair[1].pbc.any()) == periodic]
-            names = [name for name in self.implemented_properties if periodic or name != "stress"]
-            found = evaluate([atoms for _, atoms in chosen], self.shared, names) if chosen else []
-            for (member, atoms), results in zip(chosen, found, strict=True):
-                member.atoms, member.results = atoms.copy(), dict(results)
+        structures = [atoms for _, atoms in pairs]
+        found = evaluate(structures, self.shared, self.implemented_properties, optional=["stress"])
+        for (member, atoms), results in zip(pairs, found, strict=True):
+            member.atoms, member.results = atoms.copy(), dict(results)
