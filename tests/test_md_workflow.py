@@ -409,7 +409,7 @@ def test_nonsense_is_refused(options, message):
         md(small(), **{"steps": 1} | options)
 
 
-def test_structures_that_cannot_move_are_refused():
+def test_structures_that_cannot_move_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no calculator"):
         md(bulk("Cu"), steps=1)
     atoms = small()
@@ -421,4 +421,5 @@ def test_structures_that_cannot_move_are_refused():
     with pytest.raises(ValueError, match="no atoms to move"):
         md(empty, steps=1)
     with pytest.raises(ValueError, match="npt-full needs a structure with three periodic directions"):
-        md(dimer(), steps=1, ensemble="npt-full")
+        md(dimer(), steps=1, ensemble="npt-full", folder=tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -100,13 +100,13 @@ def md(  # noqa: PLR0913  # the choices of a simulation
     moving = with_calculator(atoms)
     if not len(moving):
         raise ValueError("the structure has no atoms to move")
-    record = Record(folder, resume=resume)
     velocities, thermostat = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
     if initial_temperature is None and not moving.get_momenta().any():
         initial_temperature = temperature
     set_velocities(moving, ensemble, initial_temperature, velocities)
     plan = Plan(chosen, steps, temperature_end, initial_temperature, interval, frame_interval, seed)
     engine = Engine(moving, chosen, thermostat)
+    record = Record(folder, resume=resume)
     with engine.dynamics:
         Run(atoms, plan, engine, record, limits or Limits()).go(on_progress, observers)
     moving.set_constraint(atoms.constraints)
