@@ -50,6 +50,17 @@ def test_nve_conserves_energy_to_second_order():
     assert np.abs(run.atoms.get_momenta().sum(0)).max() < 1e-12
 
 
+@pytest.mark.parametrize("ensemble", ["nvt-bussi", "nvt-nose-hoover", "npt-isotropic", "npt-full"])
+def test_thermostats_keep_their_books(ensemble):
+    """Heat given and taken adds up, with the corrected numbers of degrees of freedom too: the rest is of order dt²."""
+    run = md(
+        small(), steps=300, ensemble=ensemble, temperature=500, interval=2, thermostat_time=20.0, barostat_time=100.0
+    )
+    thermo = run.thermo
+    assert np.ptp(thermo["total_energy"]) > 0.1
+    assert np.ptp(thermo["conserved_energy"]) < 0.01 * np.ptp(thermo["total_energy"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ensemble", THERMOSTATS)
 def test_kinetic_energies_are_chi_square(ensemble):
