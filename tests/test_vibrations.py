@@ -208,7 +208,7 @@ def test_nonsense_is_refused():
         vibrations(dimer(), method="exact")
     with pytest.raises(ValueError, match="should be positive"):
         vibrations(dimer(), temperatures=[0.0])
-    with pytest.raises(ValueError, match="not relaxed to 1e-09 eV/Å in 1 steps"):
+    with pytest.raises(ValueError, match="did not relax to 1e-09 eV/Å: .* is left after 1 steps"):
         vibrations(dimer(2.9), fmax=1e-9, max_steps=1)
     atoms = dimer()
     atoms.set_constraint(FixBondLength(0, 1))

@@ -12,10 +12,9 @@ from ase.units import GPa
 
 from . import plots
 from .analysis import GRAMS_PER_CM3
+from .at_rest import all_at_rest, at_rest
 from .batch import evaluate
 from .moduli import Moduli, moduli_of, stability
-from .relax import Relaxation, relax
-from .relax_many import relax_many
 from .results import Result, provenance_of, with_calculator
 from .strains import invariant_basis, needed_strains, point_group, strained
 
@@ -132,7 +131,7 @@ def elastic(  # noqa: PLR0913  # the choices of the method
         raise ValueError(f"elastic constants need three periodic directions, found pbc={atoms.pbc.tolist()}")
     start = with_calculator(atoms)
     if relax_first:
-        start = _converged([relax(start, cell=True, fmax=fmax, optimizer="bfgs", max_steps=max_steps)], fmax)[0].atoms
+        start = at_rest(start, cell=True, fmax=fmax, max_steps=max_steps)
     rotations = point_group(start, symmetry_tolerance) if symmetry else np.eye(3)[None]
     basis = invariant_basis(rotations)
     chosen = needed_strains(basis)
@@ -142,8 +141,9 @@ def elastic(  # noqa: PLR0913  # the choices of the method
     clamped, error = fit_tensor(stresses, steps, chosen, basis)
     tensor = clamped
     if relax_positions:
-        runs = relax_many(structures[1:], atoms.calc, fmax=fmax, optimizer="bfgs", max_steps=max_steps)
-        if any(run.steps for run in _converged(runs, fmax)):
+        names = [f"the cell strained by {step:+g} along {axis + 1}" for axis in chosen for step in steps]
+        runs = all_at_rest(structures[1:], names, atoms.calc, fmax=fmax, optimizer="bfgs", max_steps=max_steps)
+        if any(run.steps for run in runs):
             relaxed = _stresses([start, *(run.atoms for run in runs)], atoms, None)
             tensor, error = fit_tensor(relaxed, steps, chosen, basis)
     volume = start.get_volume()
@@ -165,16 +165,6 @@ def elastic(  # noqa: PLR0913  # the choices of the method
             symmetry=symmetry, symmetry_tolerance=symmetry_tolerance,
         ),
     )  # fmt: skip
-
-
-def _converged(runs: list[Relaxation], fmax: float) -> list[Relaxation]:
-    for run in runs:
-        if not run.converged:
-            raise ValueError(
-                f"a relaxation stopped after {run.steps} steps at {run.final.max_force:.2g} eV/Å, above {fmax:g}; "
-                "allow more max_steps, raise fmax, or start from a better structure"
-            )
-    return runs
 
 
 def _stresses(structures: list[Atoms], atoms: Atoms, on_result: Callable[[int, int], None] | None) -> np.ndarray:

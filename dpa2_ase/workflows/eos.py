@@ -13,8 +13,8 @@ from ase.eos import EquationOfState, eos_names
 from ase.units import GPa
 
 from . import plots
+from .at_rest import all_at_rest
 from .batch import evaluate
-from .relax_many import relax_many
 from .results import Result, provenance_of, with_calculator
 
 if TYPE_CHECKING:
@@ -169,10 +169,9 @@ def scaled(atoms: Atoms, volume: float) -> Atoms:
 
 
 def _relaxed_energies(structures: list[Atoms], atoms: Atoms, relaxed: Relaxed, fmax: float) -> np.ndarray:
-    runs = relax_many(structures, atoms.calc, fmax=fmax, cell="shape" if relaxed == "shape" else False)
-    late = [index for index, run in enumerate(runs) if not run.converged]
-    if late:
-        raise ValueError(f"volumes {late} of the scan did not relax to {fmax:g} eV/Å; relax the structure first")
+    names = [f"volume {number} of the scan" for number in range(len(structures))]
+    cell = "shape" if relaxed == "shape" else False
+    runs = all_at_rest(structures, names, atoms.calc, fmax=fmax, cell=cell)
     return np.array([run.final.energy for run in runs])
 
 

@@ -12,9 +12,8 @@ from ase.build import surface as cut
 from ase.units import J, m
 
 from . import plots
+from .at_rest import all_at_rest, at_rest
 from .batch import evaluate
-from .relax import relax
-from .relax_many import relax_many
 from .results import Result, provenance_of, with_calculator
 
 if TYPE_CHECKING:
@@ -120,19 +119,14 @@ def surface(  # noqa: PLR0913  # the choices of the method
         raise ValueError(f"a surface is cut from three periodic directions, found pbc={atoms.pbc.tolist()}")
     crystal = with_calculator(atoms)
     if relax_first:
-        run = relax(crystal, cell=True, fmax=fmax / 100, optimizer="bfgs", max_steps=max_steps)
-        if not run.converged:
-            raise ValueError(f"the crystal did not relax to {fmax / 100:g} eV/Å in {max_steps} steps")
-        crystal = run.atoms
+        crystal = at_rest(crystal, cell=True, fmax=fmax / 100, max_steps=max_steps)
     energy = float(crystal.get_potential_energy()) / len(crystal)
     slabs = [slab_of(crystal, miller, count, vacuum) for count in counts]
     before = np.array([result["energy"] for result in evaluate(slabs, atoms.calc, ["energy"])])
     after = before
     if relax_positions:
-        runs = relax_many(slabs, atoms.calc, fmax=fmax, max_steps=max_steps)
-        late = [count for count, run in zip(counts, runs, strict=True) if not run.converged]
-        if late:
-            raise ValueError(f"slabs of {late} layers did not relax to {fmax:g} eV/Å in {max_steps} steps; allow more")
+        names = [f"the slab of {count} layers" for count in counts]
+        runs = all_at_rest(slabs, names, atoms.calc, fmax=fmax, max_steps=max_steps)
         slabs, after = [run.atoms for run in runs], np.array([run.final.energy for run in runs])
     sizes = np.array([len(slab) for slab in slabs])
     area = float(np.linalg.norm(np.cross(slabs[0].cell[0], slabs[0].cell[1])))

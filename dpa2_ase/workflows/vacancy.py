@@ -10,9 +10,8 @@ import numpy as np
 from ase import Atoms
 
 from . import plots
+from .at_rest import all_at_rest, at_rest
 from .batch import evaluate
-from .relax import relax
-from .relax_many import relax_many
 from .results import Result, provenance_of, with_calculator
 from .strains import crystal_symmetry
 
@@ -118,10 +117,7 @@ def vacancy(  # noqa: PLR0913  # the choices of the method
         raise ValueError(f"a vacancy needs a crystal with three periodic directions, found pbc={atoms.pbc.tolist()}")
     start = with_calculator(atoms)
     if relax_first:
-        run = relax(start, cell=True, fmax=fmax / 10, optimizer="bfgs", max_steps=max_steps)
-        if not run.converged:
-            raise ValueError(f"the crystal did not relax to {fmax / 10:g} eV/Å in {max_steps} steps")
-        start = run.atoms
+        start = at_rest(start, cell=True, fmax=fmax / 10, max_steps=max_steps)
     energy = float(start.get_potential_energy()) / len(start)
     potentials = _potentials(start, energy, chemical_potentials)
     equal = crystal_symmetry(start, symmetry_tolerance).equivalent_atoms
@@ -133,10 +129,8 @@ def vacancy(  # noqa: PLR0913  # the choices of the method
     before = [result["energy"] for result in evaluate(defects, atoms.calc, ["energy"])]
     after = before
     if relax_positions:
-        runs = relax_many(defects, atoms.calc, fmax=fmax, max_steps=max_steps)
-        late = [index for index, run in zip(kinds, runs, strict=True) if not run.converged]
-        if late:
-            raise ValueError(f"vacancies at {late} did not relax to {fmax:g} eV/Å in {max_steps} steps; allow more")
+        names = [f"the vacancy of atom {index}" for index in kinds]
+        runs = all_at_rest(defects, names, atoms.calc, fmax=fmax, max_steps=max_steps)
         defects, after = [run.atoms for run in runs], [run.final.energy for run in runs]
     sites = []
     for index, old, new in zip(kinds, before, after, strict=True):

@@ -12,8 +12,8 @@ from ase.constraints import FixAtoms
 from ase.units import _amu, _c, _e, _hbar
 
 from . import plots
+from .at_rest import at_rest
 from .batch import evaluate
-from .relax import relax
 from .results import Result, provenance_of, with_calculator
 from .thermochemistry import Thermochemistry, geometry_of, harmonic, ideal_gas
 
@@ -139,10 +139,7 @@ def vibrations(  # noqa: PLR0913  # the choices of the method
                          f"{list(temperatures)}, {pressure}")  # fmt: skip
     start = with_calculator(atoms)
     if relax_first:
-        run = relax(start, fmax=fmax, optimizer="bfgs", max_steps=max_steps)
-        if not run.converged:
-            raise ValueError(f"not relaxed to {fmax:g} eV/Å in {max_steps} steps; allow more max_steps or raise fmax")
-        start = run.atoms
+        start = at_rest(start, cell=False, fmax=fmax, max_steps=max_steps)
     moving = moving_atoms(start)
     chosen = method if method != "auto" else "hessian" if hasattr(atoms.calc, "get_hessian") else "displacements"
     hessian = _hessian(start, atoms.calc, moving, chosen, delta, on_result)
