@@ -270,6 +270,29 @@ def test_a_stopped_run_continues_to_the_last_bit(tmp_path, ensemble):
         np.testing.assert_array_equal(rest.thermo[name], column)
 
 
+@pytest.mark.parametrize("ensemble", ["nvt-langevin", "npt-full"])
+def test_a_stop_in_the_middle_of_a_step_is_as_good(tmp_path, ensemble):
+    """The state is then neither of one step nor of the next; the last sample counts."""
+
+    class Interrupted(Morse):
+        calls = 0
+
+        def calculate(self, *args, **kwargs):
+            self.calls += 1
+            if self.calls == 17:
+                raise KeyboardInterrupt
+            super().calculate(*args, **kwargs)
+
+    settings = {"ensemble": ensemble, "interval": 3, "frame_interval": 6, "steps": 24}
+    whole = md(small(), folder=tmp_path / "whole", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        md(crystal(calc=Interrupted(1)), folder=tmp_path / "parts", **settings)
+    rest = md(small(), folder=tmp_path / "parts", resume=True, **settings)
+    np.testing.assert_array_equal(rest.atoms.positions, whole.atoms.positions)
+    for name in (THERMO, TRAJECTORY):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def test_a_ramp_continues_exactly_and_a_finished_run_can_be_extended(tmp_path):
     settings = {"temperature": 100.0, "temperature_end": 500.0, "interval": 1, "frame_interval": 4}
     whole = md(small(), steps=20, folder=tmp_path / "a", **settings)
