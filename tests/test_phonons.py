@@ -287,7 +287,7 @@ def test_phonopys_command_opens_the_files(copper_gold, written):
 def test_force_constants_have_a_file_of_their_own(copper_gold, written):
     loaded = phonopy.load(
         unitcell=copper_gold.phonopy.unitcell, supercell_matrix=copper_gold.phonopy.supercell_matrix,
-        force_constants_filename=written / "FORCE_CONSTANTS", is_compact_fc=False, log_level=0,
+        force_constants_filename=str(written / "FORCE_CONSTANTS"), is_compact_fc=False, log_level=0,
     )  # fmt: skip
     np.testing.assert_allclose(loaded.force_constants, copper_gold.force_constants, atol=1e-12)
 

@@ -145,13 +145,13 @@ def thermal(phonon: Phonopy, length: float, temperatures: np.ndarray) -> Thermal
     """Harmonic thermal properties on a mesh; imaginary modes are left out."""
     phonon.run_mesh(length)
     phonon.run_thermal_properties(temperatures=temperatures, cutoff_frequency=ACOUSTIC)
-    found = _made(phonon.thermal_properties)
+    kelvin, free_energy, entropy, heat_capacity = _made(_made(phonon.thermal_properties).thermal_properties)
     joule = kJ / 1000 / mol  # J/mol in eV
     return Thermal(
-        temperatures=np.array(found.temperatures),
-        free_energy=np.array(found.free_energy) * kJ / mol,
-        entropy=np.array(found.entropy) * joule,
-        heat_capacity=np.array(found.heat_capacity) * joule,
+        temperatures=np.array(kelvin),
+        free_energy=np.array(free_energy) * kJ / mol,
+        entropy=np.array(entropy) * joule,
+        heat_capacity=np.array(heat_capacity) * joule,
         n_atoms=len(phonon.primitive),
     )
 
