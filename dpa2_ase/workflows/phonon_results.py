@@ -88,6 +88,8 @@ class DensityOfStates(Result):
         (ax.set_ylabel if upright else ax.set_xlabel)("frequency (THz)")
         (ax.set_xlabel if upright else ax.set_ylabel)("states per THz")
         (ax.set_xlim if upright else ax.set_ylim)(0.0)
+        occupied = self.frequencies[self.total > 1e-3 * self.total.max()]
+        (ax.set_ylim if upright else ax.set_xlim)(min(0.0, occupied.min()), 1.03 * occupied.max())
         if len(elements) > 1:
             ax.legend()
         return ax
