@@ -11,9 +11,9 @@ from ase import Atoms
 from ase.units import _e, _hplanck, kB
 
 from . import plots
+from .at_rest import all_at_rest
 from .phonon_results import Bands
-from .phonons import RelaxFirst, Source, add_force_constants, at_rest, bridge, choose_source, supercell_matrix
-from .relax_many import relax_many
+from .phonons import RelaxFirst, Source, add_force_constants, bridge, choose_source, crystal_at_rest, supercell_matrix
 from .results import Result, provenance_of
 
 if TYPE_CHECKING:
@@ -95,12 +95,12 @@ def gruneisen(  # noqa: PLR0913  # the choices of a calculation
 
     Raises
     ------
-    ValueError, RuntimeError, ModuleNotFoundError
+    ValueError, ModuleNotFoundError
         As `phonons`.
     """
     if not 0 < strain < 0.2:
         raise ValueError(f"strain should be between 0 and 0.2 of the volume, found {strain}")
-    resting, _ = at_rest(atoms, relax_first, fmax)
+    resting, _ = crystal_at_rest(atoms, relax_first, fmax)
     crystals = at_volumes(resting, [1 - strain, 1.0, 1 + strain], relax_first=relax_first, fmax=fmax)
     matrix = supercell_matrix(resting, supercell, min_length).T
     phonons = [bridge().make(crystal, matrix, symprec) for crystal in crystals]
@@ -129,13 +129,8 @@ def at_volumes(resting: Atoms, ratios: Sequence[float], *, relax_first: RelaxFir
     if relax_first == "none":
         return scaled
     cell: Any = "shape" if relax_first in ("full", "shape") else False
-    runs = relax_many(scaled, resting.calc, fmax=fmax, cell=cell, symmetry=True, optimizer="bfgs")
-    for ratio, run in zip(ratios, runs, strict=True):
-        if not run.converged:
-            raise RuntimeError(
-                f"at {ratio} times its volume the crystal did not come to rest in {run.steps} steps: "
-                f"{run.final.max_force:.1e} eV/Å left of {fmax} wanted; raise fmax or choose volumes closer by"
-            )
+    names = [f"the crystal at {ratio:g} times its volume" for ratio in ratios]
+    runs = all_at_rest(scaled, names, resting.calc, fmax=fmax, cell=cell, symmetry=True, optimizer="bfgs")
     return [run.atoms for run in runs]
 
 

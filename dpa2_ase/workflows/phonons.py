@@ -13,9 +13,10 @@ import numpy as np
 from ase import Atoms
 
 from . import plots
+from .at_rest import all_at_rest
 from .batch import evaluate
 from .phonon_results import Bands, DensityOfStates, ImaginaryModes, Thermal
-from .relax import Relaxation, relax
+from .relax import Relaxation
 from .results import Result, plain, provenance_of, with_calculator
 
 if TYPE_CHECKING:
@@ -176,12 +177,10 @@ def phonons(  # noqa: PLR0913  # the choices of a calculation
     ------
     ModuleNotFoundError
         Without phonopy.
-    RuntimeError
-        If the relaxation does not converge.
     ValueError
-        For unknown choices, no calculator or a structure that is no crystal.
+        For unknown choices, no calculator, a structure that is no crystal, or a relaxation that does not converge.
     """
-    resting, relaxation = at_rest(atoms, relax_first, fmax)
+    resting, relaxation = crystal_at_rest(atoms, relax_first, fmax)
     matrix = supercell_matrix(resting, supercell, min_length)
     phonon = bridge().make(resting, matrix.T, symprec)
     chosen = choose_source(resting.calc, source)
@@ -211,7 +210,7 @@ def bridge() -> ModuleType:
     return phonopy_bridge
 
 
-def at_rest(atoms: Atoms, relax_first: RelaxFirst, fmax: float) -> tuple[Atoms, Relaxation | None]:
+def crystal_at_rest(atoms: Atoms, relax_first: RelaxFirst, fmax: float) -> tuple[Atoms, Relaxation | None]:
     """A relaxed copy of the crystal without its constraints, and how it was relaxed."""
     resting = with_calculator(atoms)
     if not resting.pbc.all() or not len(resting):
@@ -225,13 +224,12 @@ def at_rest(atoms: Atoms, relax_first: RelaxFirst, fmax: float) -> tuple[Atoms, 
     if relax_first == "none":
         return resting, None
     cell: Any = relax_first if relax_first != "positions" else False
-    relaxation = relax(resting, fmax=fmax, cell=cell, symmetry=True, optimizer="bfgs")
-    if not relaxation.converged:
-        raise RuntimeError(
-            f"the crystal did not come to rest in {relaxation.steps} steps: {relaxation.final.max_force:.1e} eV/Å left "
-            f"of {fmax} wanted; relax it before, or raise fmax"
-        )
-    return relaxation.atoms, relaxation
+    (relaxation,) = all_at_rest(
+        [resting], ["the crystal"], atoms.calc, fmax=fmax, cell=cell, symmetry=True, optimizer="bfgs"
+    )
+    relaxed = relaxation.atoms.copy()
+    relaxed.calc = atoms.calc
+    return relaxed, relaxation
 
 
 def supercell_matrix(atoms: Atoms, supercell: Sequence[int] | np.ndarray | None, min_length: float) -> np.ndarray:

@@ -21,9 +21,9 @@ from .phonons import (
     RelaxFirst,
     Source,
     add_force_constants,
-    at_rest,
     bridge,
     choose_source,
+    crystal_at_rest,
     supercell_matrix,
 )
 from .results import Result, provenance_of
@@ -138,15 +138,15 @@ def quasi_harmonic(  # noqa: PLR0913  # the choices of a calculation
     ------
     ValueError
         If the scan of volumes has fewer than five points or does not reach; as `phonons` besides.
-    RuntimeError, ModuleNotFoundError
-        As `phonons`.
+    ModuleNotFoundError
+        Without phonopy.
     """
     ratios, kelvin = sorted(map(float, volumes)), np.array(temperatures, dtype=float)
     if len(ratios) < 5 or ratios[0] <= 0:
         raise ValueError(f"a scan takes at least five multiples of the volume, found {list(volumes)}")
     if len(kelvin) < 3 or (np.diff(kelvin) <= 0).any() or kelvin[0] < 0:
         raise ValueError("temperatures should be at least three, ascending and not negative, in K")
-    resting, _ = at_rest(atoms, relax_first, fmax)
+    resting, _ = crystal_at_rest(atoms, relax_first, fmax)
     crystals = at_volumes(resting, ratios, relax_first=relax_first, fmax=fmax)
     matrix = supercell_matrix(resting, supercell, min_length).T
     phonons = [bridge().make(crystal, matrix, symprec) for crystal in crystals]
