@@ -388,6 +388,17 @@ def test_hessian_is_the_derivative_of_the_forces(calc):
     np.testing.assert_allclose(hessian[10], (minus - plus) / (2 * step), atol=1e-6)
 
 
+def test_hessian_products_are_the_hessian_times_vectors(calc):
+    atoms = copper()
+    vectors = np.random.default_rng(5).normal(size=(19, len(atoms), 3))  # more than are differentiated at once
+    hessian = calc.get_hessian(atoms)
+    products = calc.get_hessian_products(vectors, atoms)
+    np.testing.assert_allclose(products.reshape(19, -1), vectors.reshape(19, -1) @ hessian, atol=1e-10)
+    assert calc.get_hessian_products(np.zeros((0, len(atoms), 3)), atoms).shape == (0, len(atoms), 3)
+    with pytest.raises(ValueError, match=rf"vectors should be \(V, {len(atoms)}, 3\).*found \(2, 3\)"):
+        calc.get_hessian_products(np.zeros((2, 3)), atoms)
+
+
 # ---- neighbor list -------------------------------------------------------------------------------
 
 

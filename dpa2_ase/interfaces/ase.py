@@ -267,9 +267,7 @@ class DPA2Calculator(Calculator):
 
     def get_hessian(self, atoms: Atoms | None = None) -> np.ndarray:
         """Second derivatives of the energy (3N, 3N), eV/Å², by automatic differentiation."""
-        if self.evaluator.kind != "ener":
-            raise PropertyNotImplementedError(f"a model of {self.evaluator.kind!r} has no energy to differentiate")
-        atoms = self._given(atoms)
+        atoms = self._with_energy(atoms)
         return self.evaluator.hessian(atoms, self.evaluator.reader.neighbor_list(atoms, 0.0))
 
     def plan(self, atoms: Atoms | None = None, memory: float | None = None) -> Plan:
@@ -287,9 +285,24 @@ class DPA2Calculator(Calculator):
         neighbors = self.evaluator.reader.neighbor_list(atoms, self.skin)
         return self.evaluator.plan(neighbors, None if memory is None else memory * GIB)
 
+    def get_hessian_products(self, vectors: np.ndarray, atoms: Atoms | None = None) -> np.ndarray:
+        """Products (V, N, 3) of the second derivatives with `vectors` (V, N, 3), eV/Å² times the unit of those.
+
+        Minus the change of forces with displacements along the vectors; what phonons need of a supercell's Hessian.
+        """
+        atoms, vectors = self._with_energy(atoms), np.asarray(vectors, dtype=float)
+        if vectors.shape[1:] != (len(atoms), 3):
+            raise ValueError(f"vectors should be (V, {len(atoms)}, 3), one row per atom, found {vectors.shape}")
+        return self.evaluator.hessian_products(atoms, self.evaluator.reader.neighbor_list(atoms, 0.0), vectors)
+
     def export_properties(self) -> Properties:
         """Results that ASE has a name for; the others stay in `results`."""
         return Properties({name: value for name, value in self.results.items() if name in all_outputs})
+
+    def _with_energy(self, atoms: Atoms | None) -> Atoms:
+        if self.evaluator.kind != "ener":
+            raise PropertyNotImplementedError(f"a model of {self.evaluator.kind!r} has no energy to differentiate")
+        return self._given(atoms)
 
     def _given(self, atoms: Atoms | None) -> Atoms:
         atoms = atoms if atoms is not None else self.atoms

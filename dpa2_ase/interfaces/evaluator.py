@@ -240,23 +240,29 @@ class Evaluator:
         parts = [invariant] if invariants_only else [invariant, equivariant.flatten(1)]
         return _numpy(torch.cat(parts, dim=1))
 
-    @autograd()
-    def hessian(self, atoms: Atoms, neighbors: NeighborList, *, rows_at_once: int = 16) -> np.ndarray:
+    def hessian(self, atoms: Atoms, neighbors: NeighborList) -> np.ndarray:
         """Second derivatives (3N, 3N) of the energy, eV/Å²; symmetrized."""
-        inputs = self.reader.read([atoms], [neighbors])
         size = 3 * len(atoms)
-        if not inputs.graph.n_edges:
-            return np.zeros((size, size))
+        hessian = self.hessian_products(atoms, neighbors, np.eye(size).reshape(size, len(atoms), 3)).reshape(size, size)
+        return (hessian + hessian.T) / 2
+
+    @autograd()
+    def hessian_products(
+        self, atoms: Atoms, neighbors: NeighborList, vectors: np.ndarray, *, rows_at_once: int = 16
+    ) -> np.ndarray:
+        """Products (V, N, 3) of the energy's second derivatives with `vectors` (V, N, 3), eV/Å² times their unit."""
+        inputs = self.reader.read([atoms], [neighbors])
+        if not inputs.graph.n_edges or not len(vectors):
+            return np.zeros(vectors.shape)
         graph = differentiable(inputs.graph)
         energy = self.reference(graph, inputs.fparam, inputs.aparam)
         gradient = derivatives.edge_gradient(energy, graph, create_graph=True)
-        flat = derivatives.forces(gradient, graph).flatten()
+        forces = derivatives.forces(gradient, graph)
         rows = []
-        for chosen in torch.eye(size, dtype=flat.dtype, device=flat.device).split(rows_at_once):
-            (second,) = torch.autograd.grad(flat, graph.vectors, chosen, retain_graph=True, is_grads_batched=True)
-            rows += [derivatives.forces(row, graph).flatten() for row in second]
-        hessian = _numpy(torch.stack(rows))
-        return (hessian + hessian.T) / 2
+        for chosen in torch.as_tensor(vectors, dtype=forces.dtype, device=forces.device).split(rows_at_once):
+            (second,) = torch.autograd.grad(forces, graph.vectors, chosen, retain_graph=True, is_grads_batched=True)
+            rows += [derivatives.forces(row, graph) for row in second]
+        return _numpy(torch.stack(rows))
 
 
 def _too_large(needed: float, available: float, n_atoms: int, mode: str, dtype: str) -> str:
