@@ -26,7 +26,9 @@ def _lines(atoms: Atoms) -> list[str]:
     columns |= {name: v for name, v in atoms.arrays.items() if name not in ("numbers", "positions")}
     info: dict[str, Any] = dict(atoms.info)
     for name, value in results.items():
-        of_atoms = np.ndim(value) > 0 and len(value) == len(atoms) and name in ("forces", "energies", "magmoms", "charges")
+        of_atoms = (
+            np.ndim(value) > 0 and len(value) == len(atoms) and name in ("forces", "energies", "magmoms", "charges")
+        )
         (columns if of_atoms else info)[name] = np.asarray(value) if of_atoms else value
     if "stress" in info:
         info["stress"] = _full_stress(info["stress"])

@@ -105,7 +105,7 @@ def _below_group(group: HDF5Group) -> list[Store]:
 def _read_ase(path: str, keys: LabelKeys | None) -> list[Frame]:
     from ase.io import read
 
-    if not Path(path).exists() and not Path(path.rpartition("@")[0]).exists():
+    if not Path(path).exists() and not Path(path.rpartition("@")[0]).is_file():
         raise FileNotFoundError(f"no file or folder {path}")
     try:
         found = read(path, index=":", do_not_split_by_at_sign=True) if Path(path).exists() else read(path)
@@ -124,7 +124,7 @@ def write_frames(
     path: str | Path,
     frames: Sequence[Frame],
     *,
-    format: Format | str | None = None,  # noqa: A002  # ASE's name for it
+    format: Format | str | None = None,  # ASE's name for it
     type_map: Sequence[str] | None = None,
     names: Mapping[str, str] | None = None,
 ) -> None:
@@ -187,7 +187,7 @@ def convert(
     source: str | Path,
     target: str | Path,
     *,
-    format: Format | str | None = None,  # noqa: A002  # as in `write_frames`
+    format: Format | str | None = None,  # as in `write_frames`
     keys: LabelKeys | None = None,
     names: Mapping[str, str] | None = None,
 ) -> int:

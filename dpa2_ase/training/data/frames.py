@@ -151,7 +151,7 @@ def _virial(atoms: Atoms, named: Mapping[str, Any], results: Mapping[str, Any], 
     if stress is None:
         return None
     stress = np.asarray(stress, dtype=float)
-    full = voigt_6_to_full_3x3_stress(stress) if stress.size == 6 else _shaped(stress, (3, 3), "stress")
+    full = np.asarray(voigt_6_to_full_3x3_stress(stress) if stress.size == 6 else _shaped(stress, (3, 3), "stress"))
     volume = float(abs(np.linalg.det(atoms.cell.array)))
     if volume == 0:
         raise ValueError("a stress without a cell has no meaning; give the structure a cell or leave the stress out")

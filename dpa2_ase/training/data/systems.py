@@ -1,8 +1,8 @@
 """DeePMD systems: ``type.raw``, ``type_map.raw``, ``nopbc`` and ``set.*/NAME.npy``, standard or mixed type.
 
-Layout: https://docs.deepmodeling.com/projects/deepmd/en/stable/data/system.html. In the mixed type every frame brings its
-own types in ``real_atom_types.npy``; atoms of type -1 are place holders and no part of the frame. Labels this package
-does not know are kept under their names. What DeePMD-kit has no place for is stored beside it in arrays with the
+Layout: https://docs.deepmodeling.com/projects/deepmd/en/stable/data/system.html. In the mixed type every frame brings
+its own types in ``real_atom_types.npy``; atoms of type -1 are place holders and no part of the frame. Labels that are
+not known here are kept under their names. What DeePMD-kit has no place for is stored beside it in arrays with the
 prefix ``ase_``, which it does not read: nothing is lost between ASE and a system.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ PER_ATOM = frozenset(
 )  # labels of atoms that are kept without being used
 _ATOMS, _INFO, _JSON = "ase_atoms_", "ase_info_", "ase_json_"
 _ORDER = "ase_frame_index"  # place of a frame in the list that was written as several systems
-_TYPES, _PBC = "real_atom_types", "ase_pbc"
+_TYPES, PBC = "real_atom_types", "ase_pbc"
 VIRTUAL = -1
 
 
@@ -95,19 +96,21 @@ def _read_set(store: Store, types: np.ndarray, names: list[str], *, has_nopbc: b
     if all_types.shape[1] != n_atoms or all_types.max(initial=0) >= len(names) or all_types.min(initial=0) < VIRTUAL:
         what = "real_atom_types.npy" if real is not None else "type.raw"
         raise ValueError(
-            f"{store.name}: the types in {what} ({all_types.min()} to {all_types.max()}) do not fit {n_atoms} atoms and "
-            f"the type map {names}; add type_map.raw or give a type map"
+            f"{store.name}: the types in {what} ({all_types.min()} to {all_types.max()}) do not fit {n_atoms} atoms "
+            f"and the type map {names}; add type_map.raw or give a type map"
         )
-    pbc = columns.pop(_PBC, np.tile(not has_nopbc, (n_frames, 3)))
-    return [_frame(columns, index, all_types[index], names, pbc[index], store.name) for index in range(n_frames)]
+    pbc = columns.pop(PBC, np.tile(not has_nopbc, (n_frames, 3)))
+    rows = ({name: values[index] for name, values in columns.items()} for index in range(n_frames))
+    return [frame_of_row(row, t, names, p, store.name) for row, t, p in zip(rows, all_types, pbc, strict=True)]
 
 
-def _frame(  # noqa: PLR0913  # one row of everything
-    columns: Mapping[str, np.ndarray], index: int, types: np.ndarray, names: list[str], pbc: np.ndarray, where: str
+def frame_of_row(
+    row: Mapping[str, np.ndarray], types: np.ndarray, names: Sequence[str], pbc: Sequence[bool], where: str
 ) -> Frame:
+    """The frame of one row of all columns, by DeePMD-kit's names; place holders among `types` are left out."""
     keep = types != VIRTUAL
     fields: dict[str, Any] = {}
-    rest = {name: values[index] for name, values in columns.items()}
+    rest = dict(row)
     for field, (name, shape) in FIELDS.items():
         if name in rest:
             fields[field] = _row(rest.pop(name), shape, keep, f"{where}/{name}.npy")
@@ -189,7 +192,9 @@ def write_systems(
 
 def _layout(frame: Frame) -> Any:
     """What frames of one system must have in common beside their atoms."""
-    fields = tuple((field, np.shape(getattr(frame, field))[1:]) for field in FIELDS if getattr(frame, field) is not None)
+    fields = tuple(
+        (field, np.shape(getattr(frame, field))[1:]) for field in FIELDS if getattr(frame, field) is not None
+    )
     info = tuple(sorted((name, *_kind(value)) for name, value in frame.info.items()))
     arrays = tuple(sorted((name, v.dtype.kind, v.shape[1:]) for name, v in frame.arrays.items()))
     fparam = None if frame.fparam is None else frame.fparam.shape
@@ -211,23 +216,26 @@ def _write_system(
     if not frames[0].is_periodic:
         store.put_words("nopbc", [])
     part = store.part("set.000")
-    columns: dict[str, np.ndarray] = {_TYPES: types} if mixed else {}
-    for field, (name, _) in FIELDS.items():
+    columns = columns_of(frames) | ({_TYPES: types} if mixed else {}) | ({} if order is None else {_ORDER: order})
+    for name, values in columns.items():
+        part.put_array(f"{name}.npy", values)
+
+
+def columns_of(frames: Sequence[Frame]) -> dict[str, np.ndarray]:
+    """All that frames of one layout hold beside their types, by DeePMD-kit's names, one row per frame."""
+    columns: dict[str, np.ndarray] = {}
+    for field, (name, shape) in FIELDS.items():
         if getattr(frames[0], field) is not None:
-            columns[name] = np.array([np.ravel(getattr(frame, field)) for frame in frames], dtype=np.float64)
-    columns["energy"] = columns["energy"][:, 0] if "energy" in columns else np.zeros(0)
+            rows = [np.ravel(getattr(frame, field)) for frame in frames]
+            columns[name] = np.array(rows, dtype=np.float64).reshape(len(frames), *([-1] if shape else []))
     pbc = np.array([frame.pbc for frame in frames])
     if bool((pbc != pbc[:, :1]).any()):
-        columns[_PBC] = pbc
-    if order is not None:
-        columns[_ORDER] = order
-    for name, values in (columns | _other_columns(frames)).items():
-        if len(values):
-            part.put_array(f"{name}.npy", values)
+        columns[PBC] = pbc
+    return columns | _other_columns(frames)
 
 
 def _other_columns(frames: Sequence[Frame]) -> dict[str, np.ndarray]:
-    reserved = {name for name, _ in FIELDS.values()} | {_TYPES, _PBC, _ORDER}
+    reserved = {name for name, _ in FIELDS.values()} | {_TYPES, PBC, _ORDER}
     columns: dict[str, np.ndarray] = {}
     for name in frames[0].arrays:
         values = np.array([frame.arrays[name] for frame in frames])
@@ -257,6 +265,4 @@ def in_order(frames: list[Frame]) -> list[Frame]:
     if not frames or not all(_ORDER in frame.info for frame in frames):
         return frames
     ordered = sorted(frames, key=lambda frame: frame.info[_ORDER])
-    from dataclasses import replace
-
     return [replace(f, info={k: v for k, v in f.info.items() if k != _ORDER}) for f in ordered]
