@@ -114,7 +114,9 @@ def _pattern() -> tuple[re.Pattern[str], dict[str, str]]:
     table = {ours.removesuffix("."): theirs.removesuffix(".") for theirs, ours in NAMES}
     pieces = [re.escape(o.removesuffix(".")) + (r"(?=\.)" if o.endswith(".") else r"$") for _, o in NAMES]
     pieces.sort(key=len, reverse=True)
-    return re.compile("|".join(rf"(?:{'' if piece[0] == chr(92) else r'(?<![a-z_])'}{piece})" for piece in pieces)), table
+    return re.compile(
+        "|".join(rf"(?:{'' if piece[0] == chr(92) else r'(?<![a-z_])'}{piece})" for piece in pieces)
+    ), table
 
 
 _OURS, _THEIRS = _pattern()
@@ -175,7 +177,9 @@ def _list_lengths(config: ModelConfig) -> dict[str, int]:
 
 def _standard(potential: Potential) -> StandardModel:
     if not isinstance(potential.model, StandardModel):
-        raise UnsupportedModelError(f"a {type(potential.model).__name__} cannot be written, only a single deep potential")
+        raise UnsupportedModelError(
+            f"a {type(potential.model).__name__} cannot be written, only a single deep potential"
+        )
     if any(isinstance(module, QuinticTable) for module in potential.modules()):
         raise UnsupportedModelError("a compressed model cannot be written; take the model it was made from")
     return potential.model
@@ -213,7 +217,13 @@ def _descriptor_section(model: StandardModel) -> dict[str, Any]:
         section["repinit"]["set_davg_zero"] = mean_is_zero("repinit")
         section["repformer"] |= {"set_davg_zero": mean_is_zero("repformer"), "trainable_ln": True}
         return {"type": "dpa2", **section}
-    return {"type": "dpa1", **section, "set_davg_zero": mean_is_zero("se_atten"), "attn_mask": False, "trainable_ln": True}
+    return {
+        "type": "dpa1",
+        **section,
+        "set_davg_zero": mean_is_zero("se_atten"),
+        "attn_mask": False,
+        "trainable_ln": True,
+    }
 
 
 def _fitting_section(config: FittingConfig) -> dict[str, Any]:

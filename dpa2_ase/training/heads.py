@@ -155,7 +155,7 @@ def parameter_name(name: str) -> str:
 
 
 def trainable_parameters(heads: Heads, frozen: Sequence[str]) -> dict[str, nn.Parameter]:
-    """Parameters by name, each once, after switching gradients on for all but those whose name begins as in `frozen`."""
+    """Parameters by name, each once, with gradients switched on; off for those whose name begins as in `frozen`."""
     chosen = {}
     for name, parameter in heads.named_parameters():
         inner = parameter_name(name)
@@ -164,7 +164,9 @@ def trainable_parameters(heads: Heads, frozen: Sequence[str]) -> dict[str, nn.Pa
             chosen[name] = parameter
     if not chosen:
         raise ValueError(f"nothing is left to train: {list(frozen)} freezes every parameter")
-    unused = [part for part in frozen if not any(parameter_name(n).startswith(part) for n, _ in heads.named_parameters())]
+    unused = [
+        part for part in frozen if not any(parameter_name(n).startswith(part) for n, _ in heads.named_parameters())
+    ]
     if unused:
         parts = sorted({".".join(parameter_name(n).split(".")[:2]) for n, _ in heads.named_parameters()})
         raise ValueError(f"no parameter begins with {unused[0]!r}; parts of this model are {parts}")

@@ -68,7 +68,7 @@ class Term:
 
 
 def loss_terms(config: LossConfig, prediction: Prediction, batch: Batch, ratio: float) -> list[Term]:
-    """The terms of the loss of one batch.
+    """The terms of the loss of one batch: one for every prefactor, with a count of zero where nothing is known.
 
     Parameters
     ----------
@@ -78,59 +78,83 @@ def loss_terms(config: LossConfig, prediction: Prediction, batch: Batch, ratio: 
     labels, n_atoms = batch.labels, batch.n_atoms
     terms: list[Term] = []
 
-    def add(prefactor: Prefactor, values: Tensor, known: Tensor) -> None:
+    def add(prefactor: Prefactor, values: Tensor | None, known: Tensor | None) -> None:
         """`values` (n, ...) with rows that are `known` (n,)."""
-        width = values[0].numel() if len(values) else 1
-        chosen = values[known]
-        terms.append(Term(prefactor.at(ratio), chosen.sum(), known.sum().to(values.dtype) * width))
+        if values is None or known is None:
+            terms.append(Term(prefactor.at(ratio), n_atoms.new_zeros(()), n_atoms.new_zeros(())))
+        else:
+            chosen = values[known]
+            terms.append(Term(prefactor.at(ratio), chosen.sum(), n_atoms.new_tensor(chosen.numel())))
 
-    if config.energy.is_used and labels.energy is not None and prediction.energy is not None:
-        error = (prediction.energy - labels.energy)[:, None]
-        add(config.energy, _per_atom(config, error, n_atoms[:, None], 0), labels.energy.isfinite())
-    if config.virial.is_used and labels.virial is not None and prediction.virial is not None:
-        error = prediction.virial - labels.virial
+    if config.energy.is_used:
+        error = _difference(prediction.energy, labels.energy)
+        add(config.energy, _per_atom(config, error, n_atoms, 0), _known(labels.energy))
+    if config.virial.is_used:
+        error = _difference(prediction.virial, labels.virial)
         add(config.virial, _per_atom(config, error, n_atoms[:, None, None], 2), _known(labels.virial))
-    if config.atomic_energies.is_used and labels.atomic_energies is not None and prediction.atomic_energies is not None:
-        error = prediction.atomic_energies - labels.atomic_energies
-        add(config.atomic_energies, _penalty(config, error[:, None], 0), labels.atomic_energies.isfinite())
-    if labels.forces is not None and prediction.forces is not None:
-        _add_forces(config, prediction.forces - labels.forces, batch, add)
+    if config.atomic_energies.is_used:
+        error = _difference(prediction.atomic_energies, labels.atomic_energies)
+        add(config.atomic_energies, _penalty(config, error, 0), _known(labels.atomic_energies))
+    error, known = _force_error(config, prediction, batch), _known(labels.forces)
+    if config.forces.is_used:
+        add(config.forces, _force_penalty(config, error), known)
+    if config.weighted_forces.is_used:
+        penalty, weights = _penalty(config, error, 1), _force_weights(config, batch)
+        if penalty is None or weights is None or known is None:
+            add(config.weighted_forces, None, None)
+        else:
+            add(config.weighted_forces, penalty * weights[:, None], known & weights.isfinite())
     return terms
 
 
-def _add_forces(config: LossConfig, error: Tensor, batch: Batch, add: object) -> None:
-    assert callable(add) and batch.labels.forces is not None
+def _difference(found: Tensor | None, wanted: Tensor | None) -> Tensor | None:
+    """Error where the label is known; elsewhere zero, which carries no NaN into gradients."""
+    if found is None or wanted is None:
+        return None
+    return torch.where(wanted.isfinite(), found - wanted.nan_to_num(), 0.0)
+
+
+def _force_error(config: LossConfig, prediction: Prediction, batch: Batch) -> Tensor | None:
     labels = batch.labels.forces
-    known = _known(labels)
-    if config.relative_force is not None:
-        error = error / (torch.linalg.vector_norm(labels, dim=-1, keepdim=True) + config.relative_force)
-    if config.forces.is_used:
-        whole = config.force_norm and config.function != "mse"
-        # the length of no error has no direction: its gradient is taken as zero
-        shown = torch.linalg.vector_norm(error.masked_fill(~known[:, None], 0.0), dim=-1, keepdim=True) if whole else error
-        add(config.forces, _penalty(config, shown, 1), known)
-    weights = batch.force_weights
-    if weights is None and config.default_force_weight is not None:
-        weights = torch.full_like(labels[:, 0], config.default_force_weight)
-    if config.weighted_forces.is_used and weights is not None:
-        if config.default_force_weight is not None:
-            weights = weights.nan_to_num(config.default_force_weight)
-        add(config.weighted_forces, _penalty(config, error, 1) * weights[:, None], known & weights.isfinite())
+    error = _difference(prediction.forces, labels)
+    if error is None or labels is None or config.relative_force is None:
+        return error
+    size = torch.linalg.vector_norm(labels.nan_to_num(), dim=-1, keepdim=True)
+    return error / (size + config.relative_force)
 
 
-def _known(labels: Tensor) -> Tensor:
-    return labels.flatten(1).isfinite().all(1)
+def _force_penalty(config: LossConfig, error: Tensor | None) -> Tensor | None:
+    if error is not None and config.force_norm and config.function != "mse":
+        error = torch.linalg.vector_norm(error, dim=-1, keepdim=True)
+    return _penalty(config, error, 1)
 
 
-def _per_atom(config: LossConfig, error: Tensor, n_atoms: Tensor, index: int) -> Tensor:
+def _force_weights(config: LossConfig, batch: Batch) -> Tensor | None:
+    default, weights = config.default_force_weight, batch.force_weights
+    if default is None or batch.labels.forces is None:
+        return weights
+    return torch.full_like(batch.labels.forces[:, 0], default) if weights is None else weights.nan_to_num(default)
+
+
+def _known(labels: Tensor | None) -> Tensor | None:
+    """Rows of labels that hold numbers, (n,)."""
+    return None if labels is None else labels.reshape(len(labels), -1).isfinite().all(1)
+
+
+def _per_atom(config: LossConfig, error: Tensor | None, n_atoms: Tensor, index: int) -> Tensor | None:
     """Penalty of an extensive quantity, per atom as DeePMD-kit normalizes it."""
+    if error is None:
+        return None
     if config.function == "huber":
         return _penalty(config, error / n_atoms, index)
     power = 2 if config.intensive and config.function == "mse" else 1
-    return _penalty(config, error, index) / n_atoms**power
+    penalty = _penalty(config, error, index)
+    return None if penalty is None else penalty / n_atoms**power
 
 
-def _penalty(config: LossConfig, error: Tensor, index: int) -> Tensor:
+def _penalty(config: LossConfig, error: Tensor | None, index: int) -> Tensor | None:
+    if error is None:
+        return None
     if config.function == "mse":
         return error**2
     if config.function == "mae":

@@ -37,7 +37,9 @@ def parse_batch_size(value: str | int, path: str = "batch") -> BatchSize:
     if kind in ("auto", "max", "mixed") and (number.isdigit() or (kind == "auto" and not number)):
         size = int(number or DEFAULT_ATOMS)
         if size > 0:
-            return BatchSize("frames", size) if kind == "mixed" else BatchSize("auto" if kind == "auto" else "max", size)
+            return (
+                BatchSize("frames", size) if kind == "mixed" else BatchSize("auto" if kind == "auto" else "max", size)
+            )
     raise ValueError(f"{path} {value!r} is not a number of frames, auto, auto:N, max:N or mixed:N")
 
 
@@ -98,7 +100,9 @@ class Sampler:
                 return chosen
 
 
-def fixed_batches(n_atoms: Sequence[int] | np.ndarray, size: BatchSize, seed: int, count: int | None) -> list[list[int]]:
+def fixed_batches(
+    n_atoms: Sequence[int] | np.ndarray, size: BatchSize, seed: int, count: int | None
+) -> list[list[int]]:
     """`count` batches of different frames that are the same every time; all frames if ``None``."""
     order = np.random.default_rng(seed).permutation(len(n_atoms))
     batches: list[list[int]] = []

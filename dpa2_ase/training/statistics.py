@@ -6,7 +6,7 @@ counted as zeros,
 .. math:: \mu_t = (\langle s \rangle, 0, 0, 0), \quad
     \sigma_t = (\sqrt{\langle s^2 \rangle - \langle s \rangle^2}, \sigma_a, \sigma_a, \sigma_a)
 
-with :math:`\sigma_a` over the three angular columns together; no less than 0.01, and 0.1 for a type that does not occur.
+with :math:`\sigma_a` over the three angular columns together; no less than 0.01, and 0.1 for types that do not occur.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..graph import AtomicGraph, neighborhood
 from ..model import Potential
+from ..nn.atomic_models import StandardModel
 from ..nn.environment import Environment
 from ..nn.repformer import Repformer
 from ..nn.se_atten import SeAtten
@@ -44,7 +45,7 @@ class EnvironmentSums:
         n_types = len(potential.type_map)
         # per type: slots, sum of s, of s², of the angular entries and of their squares
         self.sums = [torch.zeros(n_types, 5, dtype=torch.float64) for _ in self.blocks]
-        self.prune = potential.model.exclusions.prune if hasattr(potential.model, "exclusions") else _same
+        self.prune = potential.model.exclusions.prune if isinstance(potential.model, StandardModel) else _same
 
     def add(self, graph: AtomicGraph, weight: float = 1.0) -> None:
         """Count the structures of a graph."""
