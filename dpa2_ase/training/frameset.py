@@ -24,7 +24,7 @@ class Batch:
 
     graph: AtomicGraph
     labels: Prediction
-    n_atoms: Tensor  # (S,) float64
+    n_atoms: Tensor  # (S,) float64, atoms that count
     force_weights: Tensor | None  # (N,)
     fparam: Tensor | None  # (S, numb_fparam)
     aparam: Tensor | None  # (N, numb_aparam)
@@ -39,6 +39,9 @@ class FrameSet:
         All of elements of `type_map`.
     type_map, cutoff
         Of the model; Å.
+    excluded
+        Types whose atoms contribute nothing in this model (``atom_exclude_types``): as in DeePMD-kit they count neither
+        as atoms nor in errors of atoms.
     memory
         Bytes of neighbor lists to keep; others are made anew each time.
 
@@ -49,14 +52,20 @@ class FrameSet:
     """
 
     def __init__(
-        self, frames: Sequence[Frame], type_map: Sequence[str], cutoff: float, memory: float = LIST_MEMORY
+        self,
+        frames: Sequence[Frame],
+        type_map: Sequence[str],
+        cutoff: float,
+        *,
+        excluded: Sequence[int] = (),
+        memory: float = LIST_MEMORY,
     ) -> None:
         index = {name: number for number, name in enumerate(type_map)}
         unknown = sorted({s for frame in frames for s in frame.symbols} - index.keys())
         if unknown:
             raise ValueError(f"elements {unknown} of the data are not in the type map {list(type_map)}; add them to it")
         self.frames = list(frames)
-        self.cutoff, self.n_types = cutoff, len(type_map)
+        self.cutoff, self.n_types, self.excluded = cutoff, len(type_map), np.array(excluded, dtype=np.int64)
         self.types = [np.array([index[s] for s in frame.symbols], dtype=np.int64) for frame in frames]
         self.n_atoms = np.array([len(frame) for frame in frames], dtype=np.int64)
         self._atoms: dict[int, Atoms] = {}
@@ -99,24 +108,32 @@ class FrameSet:
         )
         sizes = [len(frame) for frame in frames]
 
+        counted = [~np.isin(self.types[i], self.excluded) for i in indices]
+
         def of_structures(name: str, shape: tuple[int, ...]) -> Tensor | None:
             return _stacked([getattr(f, name) for f in frames], [(1, *shape)] * len(frames), device)
 
         def of_atoms(name: str, shape: tuple[int, ...] = ()) -> Tensor | None:
             return _stacked([getattr(f, name) for f in frames], [(n, *shape) for n in sizes], device)
 
+        def labels_of_atoms(name: str, shape: tuple[int, ...] = ()) -> Tensor | None:
+            found = of_atoms(name, shape)
+            if found is not None and len(self.excluded):
+                found[torch.from_numpy(~np.concatenate(counted))] = torch.nan
+            return found
+
         labels = Prediction(
             energy=of_structures("energy", ()),
-            forces=of_atoms("forces", (3,)),
+            forces=labels_of_atoms("forces", (3,)),
             virial=of_structures("virial", (3, 3)),
-            atomic_energies=of_atoms("atomic_energies"),
+            atomic_energies=labels_of_atoms("atomic_energies"),
         )
         n_fparam = next((len(f.fparam) for f in frames if f.fparam is not None), 0)
         n_aparam = next((f.aparam.shape[1] for f in frames if f.aparam is not None), 0)
         return Batch(
             graph=graph,
             labels=labels,
-            n_atoms=torch.tensor(sizes, dtype=torch.float64, device=device),
+            n_atoms=torch.tensor([max(c.sum(), 1) for c in counted], dtype=torch.float64, device=device),
             force_weights=of_atoms("force_weights"),
             fparam=of_structures("fparam", (n_fparam,)),
             aparam=of_atoms("aparam", (n_aparam,)),

@@ -145,11 +145,12 @@ def _per_atom(config: LossConfig, error: Tensor | None, n_atoms: Tensor, index: 
     """Penalty of an extensive quantity, per atom as DeePMD-kit normalizes it."""
     if error is None:
         return None
+    share = 1 / n_atoms.float()  # DeePMD-kit computes it in single precision
     if config.function == "huber":
-        return _penalty(config, error / n_atoms, index)
+        return _penalty(config, error * share.double(), index)
     power = 2 if config.intensive and config.function == "mse" else 1
     penalty = _penalty(config, error, index)
-    return None if penalty is None else penalty / n_atoms**power
+    return None if penalty is None else penalty * (share**power).double()
 
 
 def _penalty(config: LossConfig, error: Tensor | None, index: int) -> Tensor | None:

@@ -63,10 +63,16 @@ def read_data(data: DataConfig, model: Potential, path: str) -> HeadData:
         raise ValueError(f"{path}.train: no frame is left to train on: {', '.join(data.train)}")
     valid = [f for entry in data.valid for s in _read(entry, keys, data, model.type_map) for f in s.frames]
     return HeadData(
-        train=FrameSet([frames[i] for i in keep], model.type_map, model.cutoff),
-        valid=FrameSet(_without_broken(valid, data), model.type_map, model.cutoff) if valid else None,
+        train=frame_set([frames[i] for i in keep], model),
+        valid=frame_set(_without_broken(valid, data), model) if valid else None,
         weights=None if weights is None else weights[keep],
     )
+
+
+def frame_set(frames: Sequence[Frame], model: Potential) -> FrameSet:
+    """Frames as the input of a model."""
+    excluded = getattr(model.config, "atom_exclude_types", ())
+    return FrameSet(frames, model.type_map, model.cutoff, excluded=excluded)
 
 
 def _read(entry: str, keys: LabelKeys, data: DataConfig, names: Sequence[str]) -> list[System]:
