@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -127,6 +128,9 @@ def random_potential(section: Mapping[str, Any], path: str, seed: int) -> Potent
         for module in potential.modules():
             if isinstance(module, Combine):
                 _reset_scales(module.scales, size, constant=constant)
+            elif isinstance(module, DPA2) and module.to_node is not None:
+                with torch.no_grad():  # the one layer DeePMD-kit draws by Glorot's rule
+                    module.to_node.weight.mul_(math.sqrt(2))
     return potential
 
 
