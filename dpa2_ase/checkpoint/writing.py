@@ -84,7 +84,8 @@ def write_checkpoint(  # noqa: PLR0913  # what a file says
         "train_infos": {"lr": float(learning_rate), "step": int(step)},
     }
     with replacing(Path(path)) as temporary:
-        torch.save({"model": state, **(extra or {})}, temporary)
+        # DeePMD-kit's --init-model looks for an optimizer, and does not use it
+        torch.save({"model": state, "optimizer": {}, **(extra or {})}, temporary)
 
 
 @contextmanager
