@@ -671,6 +671,13 @@ def test_broken_frames_are_left_out_and_told(data, caplog):
     trainer = trainer_of(settings)
     assert len(trainer.data["Default"].train) == 3
     assert "not-finite: 1" in caplog.text
+    largest = [np.linalg.norm(f.forces, axis=1).max() for f in FRAMES]
+    strict = table(data)
+    strict["data"] |= {"filter": ["large-force"], "limits": {"force": float(np.median(largest[:9]))}}
+    assert len(trainer_of(strict).data["Default"].train) == 5
+    strict["data"]["filter"] = ["large-forces"]
+    with pytest.raises(ValueError, match=r"data.filter\[0\] should be one of shape"):
+        trainer_of(strict)
     settings["elements"] = ["Cu"]
     with pytest.raises(ValueError, match=r"Au are not in the type map \['Cu'\]"):
         trainer_of(settings)

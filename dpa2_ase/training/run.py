@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -89,6 +90,8 @@ def train(  # noqa: PLR0913  # the options of the command
         Head of the pretrained model to fine-tune.
     """
     config = read_settings(settings)
+    if device == "cuda" and "LOCAL_RANK" in os.environ:  # one device for each process of torchrun
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     chosen: dict[Start, str | Path | None] = {"restart": restart, "init-model": init_model, "finetune": finetune}
     given = [(start, path) for start, path in chosen.items() if path is not None]
     if len(given) > 1:

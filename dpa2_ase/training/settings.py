@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import yaml
 
+from .data.checks import Kind, Limits
 from .heads import Sharing
 from .loss import LossConfig, Prefactor
 from .options import fill, joined
@@ -32,7 +33,8 @@ class DataConfig:
     system_weights: Literal["frames", "equal"] | tuple[tuple[int, int, float], ...] = "frames"  # or runs of systems
     keys: dict[str, str] = field(default_factory=dict)  # names of labels, see `LabelKeys`
     pattern: str | None = None  # of systems below a folder
-    filter: tuple[str, ...] = ("shape", "not-finite", "no-labels")  # kinds of findings whose frames are left out
+    filter: tuple[Kind, ...] = ("shape", "not-finite", "no-labels")  # kinds of findings whose frames are left out
+    limits: Limits = field(default_factory=Limits)  # from where on a frame is listed
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ class _Data:
     weights: tuple[float, ...] | None = None
     keys: dict[str, str] = field(default_factory=dict)
     pattern: str | None = None
-    filter: tuple[str, ...] = DataConfig.filter
+    filter: tuple[Kind, ...] = DataConfig.filter
+    limits: Limits = field(default_factory=Limits)
     loss: _Terms | None = None
     probability: float = 1.0
     finetune_head: str | None = None
@@ -211,6 +214,7 @@ def _data(data: _Data, path: str) -> DataConfig:
         keys=data.keys,
         pattern=data.pattern,
         filter=data.filter,
+        limits=data.limits,
     )
 
 
@@ -255,6 +259,8 @@ data:
   train: [path/to/train.xyz]  # whatever ASE reads, DeePMD systems (folders, .hdf5, LMDB) or folders of such
   valid: [path/to/valid.xyz]
   batch: auto:128             # frames until there are so many atoms; also max:N or a number of frames
+  filter: [shape, not-finite, no-labels]    # frames to leave out; also large-force, large-pressure, duplicate ...
+  limits: {{force: 30.0, pressure: 100.0}}    # what is large: eV/Å, GPa
 # several levels of theory share one descriptor; instead of data:
 # heads:
 #   water: {{train: [water/], valid: [water-valid/], probability: 1.0}}

@@ -51,13 +51,13 @@ def read_data(data: DataConfig, model: Potential, path: str) -> HeadData:
     systems = [system for entry in entries for system in entry]
     weights = _frame_weights(data, entries)
     frames = [frame for system in systems for frame in system.frames]
-    report = check_frames(frames, model.type_map)
+    report = check_frames(frames, model.type_map, data.limits)
     unknown = [f for f in report.findings if f.kind == "unknown-element"]
     if unknown:
         raise ValueError(f"{path}.train: frame {unknown[0].frame}: {unknown[0].text}")
     if not report.is_clean:
         logger.warning("%s.train: %s", path, report.text(examples=1))
-    bad = set(report.frames(data.filter))  # type: ignore[arg-type]  # names of kinds
+    bad = set(report.frames(data.filter))
     keep = [index for index in range(len(frames)) if index not in bad]
     if not keep:
         raise ValueError(f"{path}.train: no frame is left to train on: {', '.join(data.train)}")
@@ -80,7 +80,7 @@ def _read(entry: str, keys: LabelKeys, data: DataConfig, names: Sequence[str]) -
 
 
 def _without_broken(frames: list[Frame], data: DataConfig) -> list[Frame]:
-    return check_frames(frames).without(frames, data.filter)  # type: ignore[arg-type]  # names of kinds
+    return check_frames(frames, limits=data.limits).without(frames, data.filter)
 
 
 def _frame_weights(data: DataConfig, entries: list[list[System]]) -> np.ndarray | None:
