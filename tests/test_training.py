@@ -608,6 +608,7 @@ def test_multi_task_input_of_deepmd(tmp_path):
         ("training.training_data.auto_prob", "prob_x", "training.training_data.auto_prob 'prob_x' is not supported"),
         ("training.training_data.batch_size", [1, 2], "different sizes for systems"),
         ("nvnmd", {}, "nvnmd is not supported"),
+        ("model.descriptor.repinit.nsel", "auto", "nsel = 'auto' is not supported; give a number"),
     ],
 )
 def test_input_of_deepmd_is_refused_by_path(tmp_path, path, value, message):
@@ -639,6 +640,32 @@ def test_probabilities_of_systems(tmp_path):
         (tmp_path / "input.json").write_text(json.dumps(content))
         weights = make_trainer(read_settings(tmp_path / "input.json")).data["Default"].weights
         assert expected is None if weights is None else weights == pytest.approx(expected)
+
+
+def test_parameters_of_frames_reach_the_model(tmp_path):
+    """Energies that depend on a parameter of the frame alone; without it they cannot be told apart."""
+    rng = np.random.default_rng(0)
+    frames = [dataclasses.replace(FRAMES[0], fparam=rng.normal(size=2)) for _ in range(8)]
+    frames = [dataclasses.replace(f, energy=f.energy + 3 * f.fparam[0], forces=None, virial=None) for f in frames]
+    write_frames(tmp_path / "sys", frames)
+    content = deepmd_input(tmp_path)
+    content["model"]["fitting_net"]["numb_fparam"] = 2
+    content["training"] |= {"numb_steps": 60, "disp_freq": 100}
+    content["training"]["training_data"]["batch_size"] = 8
+    content["learning_rate"] |= {"start_lr": 0.02, "decay_steps": 10, "stop_lr": 1e-3}
+    content["loss"] |= {"start_pref_e": 1.0, "start_pref_f": 0.0, "limit_pref_f": 0.0}
+    (tmp_path / "input.json").write_text(json.dumps(content))
+    trainer = make_trainer(read_settings(tmp_path / "input.json"))
+    fitting = trainer.heads.model("Default").fitting
+    assert fitting.fparam_avg.tolist() == pytest.approx(np.mean([f.fparam for f in frames], axis=0).tolist())
+    before = trainer.validate("Default").rmse("energy")
+    trainer.run(quiet=True)
+    assert trainer.validate("Default").rmse("energy") < 0.2 * before
+    write_frames(tmp_path / "bare", FRAMES[:2])
+    content["training"]["training_data"]["systems"] = [str(tmp_path / "bare")]
+    (tmp_path / "input.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="frame 0 has none of the 2 numbers of fparam the model takes"):
+        make_trainer(read_settings(tmp_path / "input.json"))
 
 
 # ---- commands ------------------------------------------------------------------------------------------------------

@@ -104,6 +104,10 @@ def _multi_task(model: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], tu
 
 def _check_section(section: Mapping[str, Any], path: str) -> None:
     _refuse(section, path, preset_out_bias=None, finetune_head=None)
+    descriptor = table(section.get("descriptor"), f"{path}.descriptor")
+    for part, key in ((descriptor, "sel"), *((descriptor.get(b) or {}, "nsel") for b in ("repinit", "repformer"))):
+        if isinstance(part, Mapping) and isinstance(part.get(key), str):
+            raise ValueError(f"{path}.descriptor: {key} = {short(part[key])} is not supported; give a number")
     fitting = table(section.get("fitting_net"), f"{path}.fitting_net")
     if fitting.get("type", "ener") != "ener":
         raise ValueError(f"{path}.fitting_net.type {short(fitting['type'])}: only energies can be trained so far")

@@ -62,11 +62,27 @@ def read_data(data: DataConfig, model: Potential, path: str) -> HeadData:
     if not keep:
         raise ValueError(f"{path}.train: no frame is left to train on: {', '.join(data.train)}")
     valid = [f for entry in data.valid for s in _read(entry, keys, data, model.type_map) for f in s.frames]
+    _check_parameters([frames[i] for i in keep] + valid, model, path)
     return HeadData(
         train=frame_set([frames[i] for i in keep], model),
         valid=frame_set(_without_broken(valid, data), model) if valid else None,
         weights=None if weights is None else weights[keep],
     )
+
+
+def _check_parameters(frames: Sequence[Frame], model: Potential, path: str) -> None:
+    """Refuse frames that lack the parameters the model takes."""
+    fitting = getattr(model.config, "fitting_net", None)
+    if fitting is None:
+        return
+    wanted = {"fparam": fitting.numb_fparam * (fitting.default_fparam is None)}
+    wanted["aparam"] = fitting.numb_aparam * (not fitting.use_aparam_as_mask)
+    for number, frame in enumerate(frames):
+        for name, size in wanted.items():
+            values = getattr(frame, name)
+            if size and (values is None or values.shape[-1] != size):
+                found = "none" if values is None else f"{values.shape[-1]}"
+                raise ValueError(f"{path}: frame {number} has {found} of the {size} numbers of {name} the model takes")
 
 
 def frame_set(frames: Sequence[Frame], model: Potential) -> FrameSet:
