@@ -27,14 +27,21 @@ def _require_autograd(graph: AtomicGraph) -> None:
 
 def forces(gradient: Tensor, graph: AtomicGraph) -> Tensor:
     """Forces (N, 3) eV/Å from the edge gradient (E, 3); images act on their home atoms."""
-    pull = segment_sum(gradient, graph.center, graph.n_atoms)
+    if gradient.requires_grad or not graph.n_edges:
+        pull = segment_sum(gradient, graph.center, graph.n_atoms)
+    else:  # twice as fast, but not to be differentiated twice
+        pull = torch.segment_reduce(gradient, "sum", offsets=graph.offsets, axis=0)
     return pull - segment_sum(gradient, graph.neighbor, graph.n_atoms)
 
 
 def virial(gradient: Tensor, graph: AtomicGraph) -> Tensor:
     r"""Virials (S, 3, 3) eV, :math:`W_{ab} = -\sum_{edges} \partial E / \partial d_a\, d_b`; stress is -W / volume."""
-    outer = -gradient[:, :, None] * graph.vectors.detach()[:, None, :]
-    return segment_sum(outer, graph.structure[graph.center], graph.n_structures)
+    vectors = graph.vectors.detach()
+    if graph.n_structures == 1:
+        return -(gradient.mT @ vectors)[None]
+    structure = graph.structure[graph.center]
+    rows = [segment_sum(-g[:, None] * vectors, structure, graph.n_structures) for g in gradient.unbind(1)]
+    return torch.stack(rows, dim=1)
 
 
 def atomic_virials(atomic_energies: Tensor, graph: AtomicGraph, positions: Tensor) -> Tensor:

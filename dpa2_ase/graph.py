@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
 import torch
-from ase import Atoms
 from torch import Tensor
 
-from .neighbors import NeighborList
+from .ops import has_nonzero
+
+_WITHOUT_DERIVATIVES = ("lengths", "offsets", "degree", "max_degree", "first_type", "edges_by_degree", "_cuts")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AtomicGraph:
-    """Neighborhoods of one or many structures, edges sorted by center and then by distance.
+    """Neighborhoods of one or many structures, edges sorted by center.
 
     Letters: N atoms, E edges, S structures. `vectors` is the only differentiable geometry.
     """
@@ -26,7 +25,7 @@ class AtomicGraph:
     neighbor: Tensor  # (E,) int64
     vectors: Tensor  # (E, 3) Å, neighbor image minus center
     structure: Tensor  # (N,) int64, structure of the batch that owns the atom, ascending
-    slot: Tensor  # (E,) int64, rank by distance among the neighbors of the center before any exclusion
+    slot: Tensor | None  # (E,) int64, rank by distance among the neighbors of the center; None: not asked for yet
     n_structures: int
     cutoff: float  # Å
 
@@ -46,9 +45,24 @@ class AtomicGraph:
         return torch.linalg.vector_norm(self.vectors, dim=-1)
 
     @cached_property
+    def lengths(self) -> Tensor:
+        """The distances without their derivatives, (E,) Å: what decides which edges are kept."""
+        return norms(self.vectors.detach())
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        """Where the edges of every center start, and where the last end: (N + 1,) int64."""
+        return torch.searchsorted(self.center, torch.arange(self.n_atoms + 1, device=self.center.device))
+
+    @cached_property
     def degree(self) -> Tensor:
         """Number of edges of every center, (N,)."""
-        return torch.bincount(self.center, minlength=self.n_atoms)
+        return self.offsets.diff()
+
+    @cached_property
+    def max_degree(self) -> int:
+        """The largest number of edges of a center."""
+        return int(self.degree.max()) if self.n_atoms else 0
 
     @cached_property
     def first_type(self) -> Tensor:
@@ -64,7 +78,7 @@ class AtomicGraph:
         Attention and three-body terms couple all pairs of neighbors of one center; within a group they are dense
         (B, n, n) arrays without padding.
         """
-        start = self.degree.cumsum(0) - self.degree
+        start = self.offsets[:-1]
         groups = []
         for n in torch.unique(self.degree).tolist():
             if n:
@@ -78,47 +92,85 @@ class AtomicGraph:
         values = torch.cat([part.flatten(0, 1) for part in parts])
         return torch.empty_like(values).index_copy(0, rows, values)
 
+    def with_vectors(self, vectors: Tensor) -> AtomicGraph:
+        """The same edges with equal vectors (E, 3) that another autograd graph belongs to."""
+        graph = replace(self, vectors=vectors)
+        vars(graph).update({name: vars(self)[name] for name in _WITHOUT_DERIVATIVES if name in vars(self)})
+        return graph
+
     def select(self, keep: Tensor) -> AtomicGraph:
         """The same atoms with the edges for which `keep` (E,) is true."""
-        return replace(
-            self,
-            center=self.center[keep],
-            neighbor=self.neighbor[keep],
-            vectors=self.vectors[keep],
-            slot=self.slot[keep],
+        return self._take(torch.nonzero(keep).squeeze(-1), self.cutoff)
+
+    def _take(self, index: Tensor, cutoff: float) -> AtomicGraph:
+        center, neighbor, vectors, lengths = (
+            column.index_select(0, index) for column in (self.center, self.neighbor, self.vectors, self.lengths)
         )
+        slot = None if self.slot is None else self.slot.index_select(0, index)
+        taken = AtomicGraph(self.types, center, neighbor, vectors, self.structure, slot, self.n_structures, cutoff)
+        vars(taken)["lengths"] = lengths
+        return taken
+
+    def ranked(self) -> AtomicGraph:
+        """The same edges with their slots.
+
+        The training code's list is nearest-first. Equal distances are told apart by the order of the edges and not by
+        rounding, so that a truncated list does not change when the structure is moved.
+        """
+        if self.slot is not None:
+            return self
+        by_distance = self.lengths.round(decimals=9).argsort(stable=True)
+        order = by_distance[self.center[by_distance].argsort(stable=True)]
+        place = torch.arange(self.n_edges, device=order.device) - self.offsets[self.center]
+        ranked = replace(self, slot=torch.empty_like(place).index_copy(0, order, place))
+        vars(ranked)["lengths"] = self.lengths
+        return ranked
 
     def within(self, cutoff: float, nsel: int) -> AtomicGraph:
         """The edges not longer than `cutoff` (Å) among the nearest `nsel` of every center."""
-        keep = (self.slot < nsel) & (self.distances.detach() <= cutoff)
-        return replace(self.select(keep), cutoff=cutoff)
+        key = (cutoff, nsel)
+        if key not in self._cuts:
+            self._cuts[key] = self._cut(cutoff, nsel)
+        found = self._cuts[key]
+        if found is None:  # a graph of its own: one backward pass uses up what `distances` saved for it
+            return self.with_vectors(self.vectors)
+        index, cut = found
+        return cut.with_vectors(self.vectors.index_select(0, index)) if self.vectors.requires_grad else cut
+
+    @cached_property
+    def _cuts(self) -> dict[tuple[float, int], tuple[Tensor, AtomicGraph] | None]:
+        """Edges that `within` chose and the graph of them without derivatives: blocks often ask for the same."""
+        return {}
+
+    def _cut(self, cutoff: float, nsel: int) -> tuple[Tensor, AtomicGraph] | None:
+        """See `_cuts`; ``None`` for all edges."""
+        graph = self.with_vectors(self.vectors.detach())
+        if self.slot is None:
+            if cutoff == self.cutoff and self.max_degree <= nsel:
+                return None
+            index = torch.nonzero(self.lengths <= cutoff).squeeze(-1)
+            near = graph._take(index, cutoff)
+            if near.max_degree <= nsel:
+                return index, near
+            graph = graph.ranked()
+        assert graph.slot is not None  # ranked
+        index = torch.nonzero((graph.slot < nsel) & (graph.lengths <= cutoff)).squeeze(-1)
+        return index, graph._take(index, cutoff)
 
     def without_type_pairs(self, excluded: Tensor) -> AtomicGraph:
-        """The edges whose two types are not marked in the table `excluded` (T, T)."""
-        return self.select(~excluded[self.types[self.center], self.types[self.neighbor]])
+        """The edges whose two types are not marked in the table `excluded` (T, T); their places stay empty."""
+        ranked = self.ranked()
+        return ranked.select(ranked.allowed(excluded))
+
+    def allowed(self, excluded: Tensor) -> Tensor:
+        """Tell of every edge (E,) whether its two types are not marked in the table `excluded` (T, T)."""
+        return ~excluded[self.types[self.center], self.types[self.neighbor]]
 
 
-def sorted_graph(  # noqa: PLR0913  # the fields of the noun it makes
-    types: Tensor,
-    center: Tensor,
-    neighbor: Tensor,
-    vectors: Tensor,
-    structure: Tensor,
-    n_structures: int,
-    cutoff: float,
-) -> AtomicGraph:
-    """Bring edges in any order into the order of `AtomicGraph` and number the slots; fields as there."""
-    distances = torch.linalg.vector_norm(vectors.detach(), dim=-1)
-    # the training code's list is open at the cutoff, and nearest-first; equal distances are told apart by the order
-    # of the edges and not by rounding, so that a truncated list does not change when the structure is moved
-    near = torch.nonzero(distances < cutoff).squeeze(-1)
-    by_distance = near[distances[near].round(decimals=9).argsort(stable=True)]
-    order = by_distance[center[by_distance].argsort(stable=True)]
-    center = center[order]
-    degree = torch.bincount(center, minlength=len(types))
-    first = degree.cumsum(0) - degree
-    slot = torch.arange(len(center), device=center.device) - first[center]
-    return AtomicGraph(types, center, neighbor[order], vectors[order], structure, slot, n_structures, cutoff)
+def norms(vectors: Tensor) -> Tensor:
+    """Lengths (E,) of `vectors` (E, 3); a sum of columns, which is quicker than a reduction over three numbers."""
+    x, y, z = vectors.unbind(-1)
+    return (x * x + y * y + z * z).sqrt()
 
 
 @dataclass(frozen=True)
@@ -137,57 +189,6 @@ class Neighborhood:
 def neighborhood(graph: AtomicGraph, cutoff: float, nsel: int, excluded: Tensor) -> Neighborhood:
     """Cut the list of one block out of the model's: radius (Å), list length and excluded type pairs (T, T)."""
     listed = graph.within(cutoff, nsel)
-    active = listed.without_type_pairs(excluded) if bool(excluded.any()) else listed
+    # nothing is cut out of a block's own list any more, so its places need no numbers
+    active = listed.select(listed.allowed(excluded)) if has_nonzero(excluded) else listed
     return Neighborhood(active, nsel, nsel - listed.degree, nsel - active.degree)
-
-
-TOO_CLOSE = 1e-5  # Å; below, directions are noise and forces infinite
-
-
-def graph_of_structures(
-    structures: Sequence[Atoms],
-    lists: Sequence[NeighborList],
-    types: Sequence[np.ndarray],
-    device: torch.device | str = "cpu",
-    first_number: int | None = None,
-) -> AtomicGraph:
-    """One graph of many structures.
-
-    Parameters
-    ----------
-    structures
-        Any mixture of sizes, compositions and periodicities.
-    lists
-        A neighbor list of one common cutoff, valid for each structure.
-    types
-        Type indices of the atoms of each structure.
-    first_number
-        What a message calls the first structure; ``None`` if there is only one.
-
-    Raises
-    ------
-    ValueError
-        When two atoms sit on top of each other.
-    """
-    parts: list[tuple[np.ndarray, ...]] = []
-    first = 0
-    for index, (atoms, neighbors) in enumerate(zip(structures, lists, strict=True)):
-        pairs = neighbors.pairs(atoms)
-        _refuse_coincident(*pairs[:3], None if first_number is None else first_number + index)
-        parts.append((pairs[0] + first, pairs[1] + first, pairs[2], np.full(len(atoms), index)))
-        first += len(atoms)
-    columns = zip(*parts, strict=True)
-    center, neighbor, vectors, structure = (torch.from_numpy(np.concatenate(column)).to(device) for column in columns)
-    all_types = torch.from_numpy(np.concatenate(list(types))).to(device)
-    return sorted_graph(all_types, center, neighbor, vectors, structure, len(structures), lists[0].cutoff)
-
-
-def _refuse_coincident(center: np.ndarray, neighbor: np.ndarray, vectors: np.ndarray, index: int | None) -> None:
-    squared = np.einsum("ea,ea->e", vectors, vectors)
-    if len(squared) and squared.min() < TOO_CLOSE**2:
-        edge = int(squared.argmin())
-        where = "" if index is None else f" of structure {index}"
-        raise ValueError(
-            f"atoms {center[edge]} and {neighbor[edge]}{where} are {np.sqrt(squared[edge]):.1e} Å apart; remove one of "
-            "them (duplicates at a cell boundary are a common cause) or move them apart"
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -170,7 +170,7 @@ class Potential(nn.Module):
 
 def differentiable(graph: AtomicGraph) -> AtomicGraph:
     """The same graph with vectors that record gradients."""
-    return replace(graph, vectors=graph.vectors.detach().requires_grad_())
+    return graph.with_vectors(graph.vectors.detach().requires_grad_())
 
 
 def _built(config: AnyModelConfig, state: dict[str, Tensor]) -> AtomicModel:

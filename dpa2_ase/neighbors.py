@@ -77,10 +77,13 @@ class NeighborList:
         same_cell = np.array_equal(cell[pbc], self.cell[pbc])
         if len(positions) == 0 or (same_cell and np.array_equal(positions, self.positions)):
             return True
-        deformation = np.eye(3) if same_cell else _deformation(self.cell[pbc], cell[pbc])
-        moves = positions - self.positions @ deformation  # (N, 3)
+        before, shrinkage = self.positions, 0.0
+        if not same_cell:
+            deformation = _deformation(self.cell[pbc], cell[pbc])
+            before = before @ deformation
+            shrinkage = max(0.0, 1.0 - np.linalg.svd(deformation, compute_uv=False)[-1])
+        moves = positions - before  # (N, 3)
         moves -= moves.mean(axis=0)
-        shrinkage = max(0.0, 1.0 - np.linalg.svd(deformation, compute_uv=False)[-1])
         loss = 2.0 * _norms(moves).max() + (self.cutoff + self.skin) * shrinkage
         return bool(loss + _rounding(positions, cell) + _rounding(self.positions, self.cell) <= self.skin)
 

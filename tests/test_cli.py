@@ -133,7 +133,7 @@ def test_installed_as_a_command():
     assert "singlepoint" in subprocess.run([scripts, "-h"], capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("command", ["info", "singlepoint", "relax"])
+@pytest.mark.parametrize("command", ["info", "plan", "singlepoint", "relax"])
 def test_help_of_commands(command):
     assert "Usage:" in ok(dpa2(command, "-h"))
 
@@ -238,6 +238,35 @@ def test_info_to_a_reader_that_stops_reading(tmp_path):
     process.wait(60)
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_info_on_the_system(as_json):
+    """Needs no model; with one it tells what every block runs on."""
+    options = ["--json"] * as_json
+    shown = ok(dpa2("info", "--system", *options))
+    for fact in ("torch", "threads", "CUDA", "mode auto on cpu", "kernels", torch.__version__):
+        assert fact in shown
+    blocks = ok(dpa2("info", "--system", PARITY / "dpa2-medium.pt", *options))
+    for block in ("repinit", "three_body", "repformer"):
+        assert f"model.descriptor.{block}" in blocks
+        assert f"model.descriptor.{block}" not in shown
+    if as_json:
+        assert json.loads(blocks).items() > json.loads(shown).items()
+
+
+# ---- plan ------------------------------------------------------------------------------------------------------------
+
+
+def test_plan(folder):
+    write("in.extxyz", [oxide(), oxide() * 2])
+    shown = ok(dpa2("plan", "in.extxyz", "-m", PARITY / "dpa2-medium.pt", "--mode", "torch", "--memory", "1"))
+    assert "in.extxyz@0: 8 atoms" in shown
+    assert "in.extxyz@1: 64 atoms" in shown
+    assert shown.count("mode torch, float64") == 2
+    assert shown.count("1.00 GiB hold") == 2
+    failed = dpa2("plan", "in.extxyz", "-m", PARITY / "dpa2-medium.pt", "--memory", "0")
+    assert failed.exit_code == 2
+
+
 # ---- singlepoint -----------------------------------------------------------------------------------------------------
 
 
@@ -270,6 +299,7 @@ def test_results_say_where_they_come_from(folder, suffix):
     assert info["model"] == "dpa2-medium.pt"
     assert info["model_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
     assert info["model_head"] == "Default"
+    assert info["model_mode"] == DPA2Calculator(model, device="cpu").engine.mode
     assert info["dpa2_ase_version"] == __version__
 
 

@@ -8,8 +8,10 @@ import torch
 import zoo
 from ase import Atoms
 
-from dpa2_ase.graph import graph_of_structures, neighborhood, sorted_graph
+from dpa2_ase.graph import AtomicGraph, neighborhood
+from dpa2_ase.model import differentiable
 from dpa2_ase.neighbors import build_neighbor_list
+from dpa2_ase.topology import Topology, graph_of_structures
 
 
 @pytest.fixture
@@ -21,26 +23,33 @@ def graph():
 
 
 def test_order_and_slots(graph):
+    """Edges come by center; slots number the neighbors of a center by distance, whatever the order of the edges."""
     assert graph.n_atoms == 11
     assert graph.n_structures == 3
     assert (graph.center.diff() >= 0).all()
+    assert graph.slot is None
+    ranked = graph.ranked()
+    assert ranked.ranked() is ranked
     for atom in range(graph.n_atoms):
         mine = graph.center == atom
-        assert torch.equal(graph.slot[mine], torch.arange(int(mine.sum())))
-        assert (graph.distances[mine].diff() >= 0).all()
+        assert torch.equal(ranked.slot[mine].sort().values, torch.arange(int(mine.sum())))
+        assert (graph.distances[mine][ranked.slot[mine].argsort()].diff() >= -1e-9).all()
         assert graph.degree[atom] == mine.sum()
+        assert torch.equal(torch.nonzero(mine).squeeze(-1), torch.arange(*graph.offsets[atom : atom + 2]))
+    assert graph.max_degree == graph.degree.max()
     assert torch.equal(graph.structure[graph.center], graph.structure[graph.neighbor])
     assert graph.degree[3] == 0  # the lone atom
+    torch.testing.assert_close(graph.lengths, graph.distances, rtol=1e-15, atol=0)  # another order of three products
 
 
-def test_sorted_graph_takes_any_order(graph):
-    order = torch.randperm(graph.n_edges, generator=torch.Generator().manual_seed(0))
-    again = sorted_graph(
-        graph.types, graph.center[order], graph.neighbor[order], graph.vectors[order], graph.structure, 3, 6.0
-    )
-    assert torch.equal(again.center, graph.center)
-    assert torch.equal(again.slot, graph.slot)
-    assert torch.allclose(again.distances, graph.distances, atol=1e-14)  # images at one distance may swap places
+def test_equal_distances_are_ranked_by_the_order_of_the_edges():
+    """Rounding must not decide: 1e-12 Å of difference is none."""
+    length = torch.tensor([2.0, 1.0 + 1e-12, 1.0, 1.0 + 1e-8])
+    vectors = length[:, None] * torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]], dtype=torch.float64)
+    zeros = torch.zeros(4, dtype=torch.int64)
+    graph = AtomicGraph(zeros[:1], zeros, zeros, vectors, zeros[:1], None, 1, 6.0)
+    assert graph.ranked().slot.tolist() == [3, 0, 1, 2]
+    assert torch.equal(graph.within(6.0, 1).vectors, vectors[1:2])
 
 
 def test_vectors_point_to_images():
@@ -58,16 +67,63 @@ def test_vectors_point_to_images():
 def test_within_keeps_the_nearest(graph):
     cut = graph.within(4.0, 5)
     for atom in range(graph.n_atoms):
-        distances = graph.distances[graph.center == atom]
+        distances = graph.distances[graph.center == atom].sort().values
         expected = distances[distances <= 4.0][:5]
-        assert torch.equal(cut.distances[cut.center == atom], expected)
+        assert torch.equal(cut.distances[cut.center == atom].sort().values, expected)
     assert cut.cutoff == 4.0
     assert graph.within(4.0, 5).within(6.0, 10).n_edges == cut.n_edges
-    exact = sorted_graph(
+    exact = AtomicGraph(
         torch.tensor([0, 0]), torch.tensor([0, 1]), torch.tensor([1, 0]), torch.tensor([[4.0, 0, 0], [-4.0, 0, 0]]),
-        torch.tensor([0, 0]), 1, 6.0,
+        torch.tensor([0, 0]), None, 1, 6.0,
     )  # fmt: skip
     assert exact.within(4.0, 5).n_edges == 2  # the cutoff itself included
+
+
+def test_ranks_are_made_only_where_something_is_dropped(graph):
+    assert graph.within(4.0, graph.max_degree).slot is None
+    assert graph.within(6.0, graph.max_degree).slot is None
+    assert graph.within(6.0, graph.max_degree - 1).slot is not None
+    assert graph.within(6.0, graph.max_degree - 1).n_edges < graph.n_edges
+    for cutoff, nsel in ((4.0, 5), (4.0, 100), (6.0, 100)):
+        cut, of_ranked = graph.within(cutoff, nsel), graph.ranked().within(cutoff, nsel)
+        assert torch.equal(cut.vectors, of_ranked.vectors)
+        assert torch.equal(cut.center, of_ranked.center)
+
+
+def test_the_same_cut_twice_serves_two_backward_passes(graph):
+    """What a cut remembers holds no derivatives, with and without recording."""
+    graph = differentiable(graph)
+    with torch.no_grad():
+        graph.within(4.0, 100)
+    for cutoff in (4.0, 6.0, 4.0, 6.0):
+        cut = graph.within(cutoff, 100)
+        (gradient,) = torch.autograd.grad(cut.distances.sum(), graph.vectors)
+        assert torch.equal(gradient.norm(dim=1) > 0.5, graph.lengths <= cutoff)
+
+
+def test_topology_follows_moving_atoms_and_cells():
+    """Against the pairs that the neighbor list finds itself, for atoms far outside of their cell as well."""
+    rng = np.random.default_rng(0)
+    structures = [zoo.structure(name) for name in ("sheared", "wire", "molecule", "one-atom", "slab")]
+    structures[0].positions[1] += 40 * structures[0].cell[0] - 9 * structures[0].cell[2]
+    lists = [build_neighbor_list(atoms, 5.0, 0.6) for atoms in structures]
+    topology = Topology.of(lists)
+    for _ in range(3):
+        for atoms in structures:
+            atoms.positions += rng.uniform(-0.04, 0.04, atoms.positions.shape)
+            atoms.set_cell(atoms.cell.array * rng.uniform(0.995, 1.005), scale_atoms=True)
+        n_atoms = sum(map(len, structures))
+        graph = topology.graph(structures, torch.zeros(n_atoms, dtype=torch.int64))
+        pairs = [neighbors.pairs(atoms) for atoms, neighbors in zip(structures, lists, strict=True)]
+        first = np.cumsum([0, *(len(atoms) for atoms in structures)])
+        for column, index in ((graph.center, 0), (graph.neighbor, 1)):
+            expected = np.concatenate([pair[index] + start for pair, start in zip(pairs, first[:-1], strict=True)])
+            np.testing.assert_array_equal(column, expected)
+        vectors = np.concatenate([pair[2] for pair in pairs])
+        np.testing.assert_allclose(graph.vectors, vectors, atol=1e-13)  # positions of 200 Å
+        order = np.lexsort((*graph.vectors.T, graph.neighbor, graph.center))
+        back = np.lexsort((*-graph.vectors.T, graph.center, graph.neighbor))
+        np.testing.assert_array_equal(graph.vectors[order], -graph.vectors[back])  # exact opposites
 
 
 def test_slots_survive_exclusions(graph):

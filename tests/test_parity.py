@@ -24,12 +24,13 @@ INCOMPLETE = {"linear-mean.pth"}  # DeePMD-kit leaves the configuration out of f
 # float64: rounding of another summation order, amplified by derivatives; float32: about 100 roundings of 1e-7
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5}
 DERIVATIVE_TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
-pytestmark = [
+PARITY_WARNINGS = [
     pytest.mark.filterwarnings("ignore:this model was trained with set_davg_zero:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*atoms have more than .* neighbors:UserWarning"),  # the -truncated cases
     pytest.mark.filterwarnings("ignore:this model was trained without smooth attention:UserWarning"),
     pytest.mark.filterwarnings("ignore:head .* was not trained on:UserWarning"),
 ]
+pytestmark = PARITY_WARNINGS
 
 
 @dataclass(frozen=True)

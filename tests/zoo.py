@@ -11,10 +11,11 @@ from ase import Atoms
 from ase.build import bulk
 
 from dpa2_ase.checkpoint import load_potential
-from dpa2_ase.graph import AtomicGraph, graph_of_structures
+from dpa2_ase.graph import AtomicGraph
 from dpa2_ase.model import Potential, Prediction
 from dpa2_ase.neighbors import build_neighbor_list
 from dpa2_ase.nn.environment import Environment
+from dpa2_ase.topology import graph_of_structures
 
 DATA = Path(__file__).parent / "data"
 SYMBOLS = ("O", "H", "Cu")  # the type map of the models below

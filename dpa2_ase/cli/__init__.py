@@ -26,6 +26,7 @@ BAD_INPUT = 2
 NOT_CONVERGED = 3
 INTERRUPTED = 130
 SHOWN = {"energy", "free_energy", "forces", "stress"}  # what the table of singlepoint has columns for
+_MODES = ("auto", "reference", "torch", "kernels")  # as `dpa2_ase.kernels.MODES`, which would import torch
 CHUNK = 256  # structures evaluated between two updates of the progress bar
 
 
@@ -67,6 +68,7 @@ def main() -> None:
 
 def _model_options(command: Any) -> Any:
     for option in (
+        click.option("--mode", type=click.Choice(_MODES), default="auto", help="How to compute; default: the fastest."),
         click.option("--dtype", type=click.Choice(["float64", "float32"]), help="Precision; default: the model's own."),
         click.option("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one."),
         click.option("--head", help="Head of a multi-task model."),
@@ -76,10 +78,10 @@ def _model_options(command: Any) -> Any:
     return command
 
 
-def _calculator(model: str | None, head: str | None, device: str | None, dtype: str | None) -> DPA2Calculator:
+def _calculator(**choices: Any) -> DPA2Calculator:
     from ..interfaces.ase import DPA2Calculator
 
-    return DPA2Calculator(model, head=head, device=device, dtype=dtype)
+    return DPA2Calculator(**choices)
 
 
 def _check_frames(frames: Sequence[tuple[str, Atoms]], calculator: DPA2Calculator) -> None:
@@ -97,13 +99,23 @@ def _check_frames(frames: Sequence[tuple[str, Atoms]], calculator: DPA2Calculato
 @main.command()
 @click.argument("model", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-def info(model: str | None, as_json: bool) -> None:
+@click.option("--system", is_flag=True, help="Say what computes here and why, with MODEL for each of its blocks.")
+def info(model: str | None, as_json: bool, system: bool) -> None:
     """Say what a MODEL file holds (default: the bundled model)."""
     import json
 
     from ..checkpoint import summary
     from ..interfaces.loading import find_model
 
+    if system:
+        from .system import model_facts, system_facts
+
+        rows = system_facts() | (model_facts(find_model(model)) if model else {})
+        if as_json:
+            click.echo(json.dumps(rows, indent=1))
+        else:
+            print_table(["", ""], list(rows.items()), header=False)
+        return
     facts = summary(find_model(model))
     if as_json:
         click.echo(json.dumps(facts, indent=1))
@@ -149,6 +161,7 @@ def singlepoint(  # noqa: PLR0913  # one parameter per option
     head: str | None,
     device: str | None,
     dtype: str | None,
+    mode: str,
     properties: str | None,
     out: Path | None,
     index: str,
@@ -157,7 +170,7 @@ def singlepoint(  # noqa: PLR0913  # one parameter per option
     frames = read_structures(structures, index)
     if out is not None:
         check_output(out, structures, len(frames), for_results=True)
-    calculator = _calculator(model, head, device, dtype)
+    calculator = _calculator(model=model, head=head, device=device, dtype=dtype, mode=mode)
     wanted = _wanted(properties, calculator)
     if out is None and not SHOWN & {*wanted} and "energy" in calculator.implemented_properties:
         raise ValueError(f"{', '.join(wanted)} do not fit into a table; give -o to write them to a file")
@@ -244,8 +257,35 @@ def _provenance(calculator: DPA2Calculator) -> dict[str, str]:
         "model": Path(path).name,
         "model_sha256": file_sha256(path),
         "model_head": calculator.source["head"],
+        "model_mode": calculator.engine.mode,
         "dpa2_ase_version": __version__,
     }
+
+
+# ---- plan ------------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("structures", nargs=-1, required=True)
+@_model_options
+@click.option("--memory", type=click.FloatRange(min=0, min_open=True), help="GiB to fit into; default: what is there.")
+@click.option("--index", default=":", show_default=True, help="Frames to read, as in ASE.")
+def plan(  # noqa: PLR0913  # one parameter per option
+    structures: tuple[str, ...],
+    model: str | None,
+    head: str | None,
+    device: str | None,
+    dtype: str | None,
+    mode: str,
+    memory: float | None,
+    index: str,
+) -> None:
+    """Predict how much memory energy and forces of STRUCTURES take, and how large a structure can be."""
+    frames = read_structures(structures, index)
+    calculator = _calculator(model=model, head=head, device=device, dtype=dtype, mode=mode)
+    _check_frames(frames, calculator)
+    for name, atoms in frames:
+        click.echo(f"{name}: {calculator.plan(atoms, memory)}")
 
 
 # ---- relax -----------------------------------------------------------------------------------------------------------
@@ -268,6 +308,7 @@ def relax(  # noqa: PLR0913  # one parameter per option
     head: str | None,
     device: str | None,
     dtype: str | None,
+    mode: str,
     cell: bool,
     fmax: float,
     optimizer: str,
@@ -281,7 +322,7 @@ def relax(  # noqa: PLR0913  # one parameter per option
     frames = read_structures(structures, index)
     out = out or _default_output(structures[0])
     check_output(out, structures, len(frames))
-    calculator = _calculator(model, head, device, dtype)
+    calculator = _calculator(model=model, head=head, device=device, dtype=dtype, mode=mode)
     _check_frames(frames, calculator)
     runs: list[Relaxation] = []
     try:

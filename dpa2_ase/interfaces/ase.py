@@ -8,23 +8,24 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.outputs import Properties, all_outputs
 
+from .plan import GIB, Plan
 from .properties import NEEDS_CELL, NEEDS_GRADIENT, PROPERTIES
 
 if TYPE_CHECKING:
     import torch
 
+    from ..kernels import Engine
     from ..model import Potential
     from ..neighbors import NeighborList
+    from ..topology import Topology
     from .evaluator import Pending
-
-GIB = 1024.0**3
 
 
 class DPA2Calculator(Calculator):
@@ -43,6 +44,10 @@ class DPA2Calculator(Calculator):
         ``"float64"`` or ``"float32"`` for all nets; by default what the model was trained in. Geometry, biases and
         sums over atoms are float64 in either case. Use ``"float64"`` where forces are differentiated numerically
         (phonons by displacements, ``ase.vibrations``): those of float32 nets carry noise of 1e-6 eV/Å.
+    mode
+        How to compute: ``"kernels"`` (compiled, CPU only), ``"torch"`` (the same algebra in torch operators, on any
+        device) or ``"reference"`` (the plain formulas). ``"auto"`` takes the fastest that is available, see `engine`.
+        The numbers agree to rounding. Hessians always come from the reference.
     skin
         Neighbors are searched this much (Å) beyond the cutoff, and the list is kept until it could miss one.
     fparam, aparam
@@ -87,6 +92,7 @@ class DPA2Calculator(Calculator):
         head: str | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        mode: Literal["auto", "reference", "torch", "kernels"] = "auto",
         skin: float = 0.5,
         fparam: Sequence[float] | None = None,
         aparam: Any = None,
@@ -100,13 +106,14 @@ class DPA2Calculator(Calculator):
         self._ready = False
         fparam, aparam = copy.deepcopy(fparam), copy.deepcopy(aparam)
         self.evaluator, self.source = open_evaluator(
-            model, head=head, device=device, dtype=dtype, fparam=fparam, aparam=aparam
+            model, head=head, device=device, dtype=dtype, fparam=fparam, aparam=aparam, mode=mode
         )
         self.implemented_properties = self.evaluator.properties
         if not 0 <= skin < np.inf or not batch_memory > 0:
             raise ValueError(f"skin should be at least 0 Å and batch_memory above 0 GiB, found {skin}, {batch_memory}")
         self.skin, self.batch_memory = float(skin), float(batch_memory)
         self._neighbors: NeighborList | None = None
+        self._topology: Topology | None = None  # the list on the device
         self._pending: Pending | None = None
         super().__init__(
             atoms=atoms,
@@ -116,6 +123,7 @@ class DPA2Calculator(Calculator):
             head=self.source.get("head"),
             device=str(self.evaluator.device),
             dtype=None if dtype is None else str(dtype).removeprefix("torch."),
+            mode=mode,
             skin=self.skin,
             fparam=None if fparam is None else np.asarray(fparam, dtype=float).tolist(),
             aparam=None if aparam is None else np.asarray(aparam, dtype=float).tolist(),
@@ -184,7 +192,7 @@ class DPA2Calculator(Calculator):
             )
         is_energy = self.evaluator.kind == "ener"
         if self._pending is None:
-            inputs = self.evaluator.reader.read([self.atoms], [self._list()])
+            inputs = self.evaluator.reader.read([self.atoms], self._list())
             self._pending = self.evaluator.forward(inputs, with_gradient=is_energy)
             self.results.update(self.evaluator.energies(self._pending, [self.atoms])[0])
         if "stresses" in wanted:
@@ -201,14 +209,22 @@ class DPA2Calculator(Calculator):
                 f"this model (fitting {self.evaluator.kind!r}) has no {unknown}; it has {self.implemented_properties}"
             )
 
-    def _list(self) -> NeighborList:
+    def _list(self) -> Topology:
         """The neighbor list, built anew only if it could miss a neighbor."""
         assert self.atoms is not None  # set by every caller
-        if self._neighbors is None or not self._neighbors.valid_for(self.atoms):
+        if self._topology is None or self._neighbors is None or not self._neighbors.valid_for(self.atoms):
+            self._neighbors = self._topology = None  # two lists of a large structure may be too much
             self._neighbors = self.evaluator.reader.neighbor_list(self.atoms, self.skin)
-        return self._neighbors
+            self.evaluator.check_memory(self._neighbors)
+            self._topology = self.evaluator.reader.topology([self._neighbors])
+        return self._topology
 
     # ---- beyond ASE -----------------------------------------------------------------------------------------------
+
+    @property
+    def engine(self) -> Engine:
+        """What computes, and why: the path, and for every block of the model its fast twin or why it has none."""
+        return self.evaluator.engine
 
     def evaluate(self, structures: Iterable[Atoms], properties: Iterable[str] | None = None) -> list[dict[str, Any]]:
         """Evaluate many structures together.
@@ -256,6 +272,21 @@ class DPA2Calculator(Calculator):
         atoms = self._given(atoms)
         return self.evaluator.hessian(atoms, self.evaluator.reader.neighbor_list(atoms, 0.0))
 
+    def plan(self, atoms: Atoms | None = None, memory: float | None = None) -> Plan:
+        """Predict the peak memory of energy, forces and stress before any of it is allocated, within about 20 %.
+
+        Parameters
+        ----------
+        atoms
+            The structure; only its neighbor list is made.
+        memory
+            GiB to fit into; by default what is available.
+        """
+        atoms = self._given(atoms)
+        self.evaluator.reader.check(atoms)
+        neighbors = self.evaluator.reader.neighbor_list(atoms, self.skin)
+        return self.evaluator.plan(neighbors, None if memory is None else memory * GIB)
+
     def export_properties(self) -> Properties:
         """Results that ASE has a name for; the others stay in `results`."""
         return Properties({name: value for name, value in self.results.items() if name in all_outputs})
@@ -268,7 +299,7 @@ class DPA2Calculator(Calculator):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to one process: autograd graphs do not travel."""
-        return self.__dict__ | {"_pending": None, "_neighbors": None}
+        return self.__dict__ | {"_pending": None, "_neighbors": None, "_topology": None}
 
 
 def _parameter(atoms: Atoms, name: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,21 +12,24 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.geometry import complete_cell
-from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
 from .. import derivatives
 from ..checkpoint import HeadInfo
 from ..config import AnyModelConfig
-from ..graph import AtomicGraph, graph_of_structures
-from ..memory import evaluation_bytes, split_by_memory
+from ..graph import AtomicGraph
+from ..kernels import Engine, accelerate, choose_mode
+from ..memory import Pairs, evaluation_bytes, evaluation_terms, split_by_memory
 from ..model import Potential, differentiable
 from ..neighbors import NeighborList
 from .context import autograd
+from .plan import GIB, Plan, available_memory, largest_copies
 from .properties import NEEDS_GRADIENT, PROPERTIES
 from .reader import Inputs, StructureReader, naming
 
 Results = dict[str, Any]
+VOIGT = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]  # xx, yy, zz, yz, xz, xy
+FAR_TOO_MUCH = 1.3  # predictions are right within a fifth; a little swapping is the user's choice
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,11 @@ class Evaluator:
     Parameters
     ----------
     potential
-        Moved to `device` and, if `dtype` is given, to that precision, in place.
+        Moved to `device`, in place.
     device, dtype
-        As torch knows them.
+        As torch knows them; ``None`` keeps the model's own precision.
+    mode
+        ``"auto"``, ``"reference"``, ``"torch"`` or ``"kernels"``; see `dpa2_ase.kernels.choose_mode`.
     heads, head
         All heads of the model's file and the one in use, for messages.
     fparam, aparam
@@ -62,12 +68,27 @@ class Evaluator:
         head: str | None,
         fparam: Any = None,
         aparam: Any = None,
+        mode: str = "auto",
     ) -> None:
-        self.potential = potential.to(device)
-        if dtype is not None:
-            self.potential.set_precision(dtype)
-        self.device = device
-        self.reader = StructureReader(self.potential, heads, head, fparam=fparam, aparam=aparam)
+        path, reason = choose_mode(mode, device)
+        potential = potential.to(device)
+        self.reference = accelerate(potential, "reference", dtype, reason)  # for second derivatives
+        self.potential = self.reference if path == "reference" else accelerate(potential, path, dtype, reason)
+        self.device, self._own_dtype = device, None if dtype is None else str(dtype).removeprefix("torch.")
+        self._proven = 0.0  # bytes of the largest structure that was checked; freed memory may not look available
+        self.reader = StructureReader(self.reference, heads, head, fparam=fparam, aparam=aparam)
+        if mode == path and self.engine.slow:
+            warnings.warn(_left_behind(self.engine), UserWarning, stacklevel=2)
+
+    @property
+    def engine(self) -> Engine:
+        """What computes energies and their first derivatives."""
+        return self.potential.engine
+
+    @property
+    def dtype(self) -> str:
+        """Precision of the nets, by name."""
+        return str(next(self.reference.parameters()).dtype).removeprefix("torch.")
 
     @property
     def config(self) -> AnyModelConfig:
@@ -89,9 +110,10 @@ class Evaluator:
     def forward(self, inputs: Inputs, *, with_gradient: bool) -> Pending:
         """Energies, keeping what gradients need if they may be asked for."""
         graph = differentiable(inputs.graph) if with_gradient else inputs.graph
+        potential = self.potential if graph.n_atoms else self.reference  # no elements, no tables for them
         with torch.set_grad_enabled(with_gradient):
-            atomic = self.potential.atomic(graph, inputs.fparam, inputs.aparam)
-            return Pending(graph, atomic, self.potential.total(atomic, graph))
+            atomic = potential.atomic(graph, inputs.fparam, inputs.aparam)
+            return Pending(graph, atomic, potential.total(atomic, graph))
 
     def energies(self, pending: Pending, structures: Sequence[Atoms]) -> list[Results]:
         """Results of a forward pass alone, one dictionary per structure."""
@@ -118,7 +140,7 @@ class Evaluator:
             virial = (virials[index] + virials[index].T) / 2
             results.append({"forces": forces[rows], "virial": virial})
             if atoms.pbc.any():
-                results[-1]["stress"] = full_3x3_to_voigt_6_stress(-virial / stress_volume(atoms))
+                results[-1]["stress"] = -virial[VOIGT] / stress_volume(atoms)
         return results
 
     @autograd()
@@ -128,11 +150,52 @@ class Evaluator:
         on_device = torch.from_numpy(positions).to(self.device)
         virials = _numpy(derivatives.atomic_virials(pending.atomic, pending.graph, on_device))
         symmetric = (virials + virials.swapaxes(1, 2)) / 2
-        stresses = -symmetric[:, [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]  # xx, yy, zz, yz, xz, xy
+        stresses = -symmetric[:, *VOIGT]
         return [
             {"stresses": stresses[rows] / stress_volume(atoms)} if atoms.pbc.any() else {}
             for atoms, rows in zip(structures, _rows(structures), strict=True)
         ]
+
+    def plan(self, neighbors: NeighborList, memory: float | None = None) -> Plan:
+        """What energy, forces and stress of a structure will need; `memory` in bytes, by default what is available."""
+        pairs = Pairs(neighbors)
+        memory = available_memory(self.device) if memory is None else memory
+
+        def peak(copies: int) -> float:
+            return self._bytes(pairs.times(copies))
+
+        return Plan(
+            n_atoms=pairs.n_atoms,
+            n_edges=int(pairs.edges(self.config.rcut, pairs.n_listed)),
+            mode=self.engine.mode,
+            dtype=self.dtype,
+            terms=evaluation_terms(self.config, pairs, self.engine.paths, self._own_dtype),
+            memory=memory,
+            copies=None if memory is None else largest_copies(peak, memory),
+        )
+
+    def _bytes(self, pairs: Pairs) -> float:
+        return evaluation_bytes(self.config, pairs, self.engine.paths, self._own_dtype)
+
+    def check_memory(self, neighbors: NeighborList) -> float:
+        """Predicted peak memory of a structure, bytes.
+
+        Raises
+        ------
+        MemoryError
+            If it is far more than there is, so that the system would end the process in the middle of the work.
+        """
+        needed = self._bytes(Pairs(neighbors))
+        if self.device.type != "cpu" or needed <= self._proven:  # other devices refuse without harm
+            return needed
+        available = available_memory(self.device)
+        if available is not None and needed > available:
+            message = _too_large(needed, available, len(neighbors.positions), self.engine.mode, self.dtype)
+            if needed > FAR_TOO_MUCH * available:
+                raise MemoryError(message)
+            warnings.warn(message, UserWarning, stacklevel=2)
+        self._proven = needed
+        return needed
 
     @autograd()
     def batch(self, structures: Sequence[Atoms], properties: Iterable[str], *, memory: float) -> list[Results]:
@@ -146,7 +209,7 @@ class Evaluator:
                 with naming(index if is_list else None):
                     neighbors = self.reader.neighbor_list(atoms, 0.0)
                 lists.append(neighbors)
-                yield evaluation_bytes(self.config, neighbors)
+                yield self.check_memory(neighbors)
 
         results: list[Results] = []
         for chosen in split_by_memory(costs(), memory):
@@ -172,7 +235,7 @@ class Evaluator:
     @autograd()
     def descriptors(self, atoms: Atoms, neighbors: NeighborList, *, invariants_only: bool) -> np.ndarray:
         """Representation of all atoms (N, C); with the equivariant vectors (N, M, 3) flattened behind it if asked."""
-        graph = graph_of_structures([atoms], [neighbors], [self.reader.types(atoms)], self.device)
+        graph = self.reader.graph([atoms], [neighbors])
         invariant, equivariant = self.potential.descriptors(graph)
         parts = [invariant] if invariants_only else [invariant, equivariant.flatten(1)]
         return _numpy(torch.cat(parts, dim=1))
@@ -185,7 +248,7 @@ class Evaluator:
         if not inputs.graph.n_edges:
             return np.zeros((size, size))
         graph = differentiable(inputs.graph)
-        energy = self.potential(graph, inputs.fparam, inputs.aparam)
+        energy = self.reference(graph, inputs.fparam, inputs.aparam)
         gradient = derivatives.edge_gradient(energy, graph, create_graph=True)
         flat = derivatives.forces(gradient, graph).flatten()
         rows = []
@@ -194,6 +257,20 @@ class Evaluator:
             rows += [derivatives.forces(row, graph).flatten() for row in second]
         hessian = _numpy(torch.stack(rows))
         return (hessian + hessian.T) / 2
+
+
+def _too_large(needed: float, available: float, n_atoms: int, mode: str, dtype: str) -> str:
+    options = [f"dtype='float32' (now {dtype})"] * (dtype == "float64")
+    options += ["mode='auto'"] * (mode == "reference") + ["fewer atoms"]
+    return (
+        f"{n_atoms} atoms need about {needed / GIB:.1f} GiB, and {available / GIB:.1f} GiB are available; use "
+        f"{', '.join(options)} or a larger machine; calc.plan(atoms) or dpa2 plan tells what fits"
+    )
+
+
+def _left_behind(engine: Engine) -> str:
+    named = "; ".join(f"{name}: {reason}" for name, reason in engine.slow.items())
+    return f"mode {engine.mode!r} leaves parts of this model to the slower reference code ({named})"
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

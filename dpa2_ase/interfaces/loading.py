@@ -74,6 +74,7 @@ def open_evaluator(  # noqa: PLR0913  # what a calculator is made of
     dtype: str | torch.dtype | None = None,
     fparam: Any = None,
     aparam: Any = None,
+    mode: str = "auto",
 ) -> tuple[Evaluator, dict[str, Any]]:
     """Make the evaluator of a model; also returns what it was made from, for provenance."""
     chosen_device, chosen_dtype = find_device(device), find_dtype(dtype)
@@ -82,7 +83,14 @@ def open_evaluator(  # noqa: PLR0913  # what a calculator is made of
             raise ValueError("head belongs to a model file; a loaded potential is one head already")
         copied = copy.deepcopy(model)
         return Evaluator(
-            copied, device=chosen_device, dtype=chosen_dtype, heads={}, head=None, fparam=fparam, aparam=aparam
+            copied,
+            device=chosen_device,
+            dtype=chosen_dtype,
+            heads={},
+            head=None,
+            fparam=fparam,
+            aparam=aparam,
+            mode=mode,
         ), {}
     path = find_model(model)
     checkpoint = read_checkpoint(path, head)
@@ -94,5 +102,6 @@ def open_evaluator(  # noqa: PLR0913  # what a calculator is made of
         head=checkpoint.head,
         fparam=fparam,
         aparam=aparam,
+        mode=mode,
     )
     return evaluator, {"model": str(path), "head": checkpoint.head, "format": checkpoint.format}

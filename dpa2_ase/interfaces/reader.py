@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
+from ase.data import chemical_symbols
 from torch import Tensor
 
 from ..checkpoint import HeadInfo
-from ..graph import AtomicGraph, graph_of_structures
+from ..graph import AtomicGraph
 from ..model import Potential
 from ..neighbors import NeighborList, build_neighbor_list
+from ..topology import Topology
 from .context import autograd
 
 
@@ -48,7 +50,11 @@ class StructureReader:
         self.type_map, self.cutoff = potential.type_map, potential.cutoff
         self.heads, self.head = heads, head
         self.fparam, self.aparam = fparam, aparam
-        self._type_of = {symbol: index for index, symbol in enumerate(self.type_map)}
+        index_of = {symbol: index for index, symbol in enumerate(self.type_map)}
+        self._type_of_number = np.array([index_of.get(symbol, -1) for symbol in chemical_symbols])
+        info = heads.get(head or "")
+        observed = None if info is None else info.observed
+        self._unseen = np.array([observed is not None and symbol not in observed for symbol in self.type_map])
         self._limits = potential.neighbor_limits
         self._device = next(potential.buffers()).device
         fittings = potential.fitting_nets
@@ -70,13 +76,20 @@ class StructureReader:
         self._aparam_of(atoms)
 
     @autograd()
-    def read(self, structures: Sequence[Atoms], lists: Sequence[NeighborList], first: int | None = None) -> Inputs:
+    def topology(self, lists: Sequence[NeighborList]) -> Topology:
+        """Neighbor lists on the model's device, of use while they are valid."""
+        return Topology.of(lists, self._device)
+
+    @autograd()
+    def read(
+        self, structures: Sequence[Atoms], lists: Sequence[NeighborList] | Topology, first: int | None = None
+    ) -> Inputs:
         """Bring structures into the model's form.
 
         Parameters
         ----------
         structures, lists
-            Structures with neighbor lists valid for them.
+            Structures with neighbor lists valid for them, or the topology of these lists.
         first
             Number of the first structure in the user's list, for messages; ``None`` for a single one.
 
@@ -85,41 +98,45 @@ class StructureReader:
         ValueError
             For elements the model does not know, parameters of a wrong length or missing, atoms on top of each other.
         """
-        types, fparams, aparams = [], [], []
+        fparams, aparams = [], []
         for index, atoms in enumerate(structures):
             with naming(None if first is None else first + index):
-                types.append(self.types(atoms))
                 fparams.append(self._fparam_of(atoms))
                 aparams.append(self._aparam_of(atoms))
-        graph = graph_of_structures(structures, lists, types, self._device, first)
-        self._warn_of_dropped_neighbors(graph)
+        graph = self.graph(structures, lists, first)
         return Inputs(
             graph,
             self._tensor(np.array(fparams)) if self._n_fparam else None,
             self._tensor(np.concatenate(aparams)) if self._n_aparam else None,
         )
 
+    def graph(
+        self, structures: Sequence[Atoms], lists: Sequence[NeighborList] | Topology, first: int | None = None
+    ) -> AtomicGraph:
+        """The graph of structures; arguments and errors as for `read`."""
+        types = []
+        for index, atoms in enumerate(structures):
+            with naming(None if first is None else first + index):
+                types.append(self.types(atoms))
+        topology = lists if isinstance(lists, Topology) else self.topology(lists)
+        graph = topology.graph(structures, self._tensor(np.concatenate(types)), first)
+        self._warn_of_dropped_neighbors(graph)
+        return graph
+
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self._device)
 
     def types(self, atoms: Atoms) -> np.ndarray:
         """Type indices (N,) of the atoms."""
-        symbols = atoms.get_chemical_symbols()
-        unknown = sorted({s for s in symbols if s not in self._type_of})
-        if unknown:
-            raise ValueError(self._unknown_elements(unknown, symbols))
-        info = self.heads.get(self.head or "")
-        if info is not None and info.observed is not None:
-            unseen = sorted(set(symbols) - set(info.observed))
-            if unseen:
-                self._tell(
-                    f"unseen {unseen}",
-                    f"head {info.name!r} was not trained on {unseen}, only on {list(info.observed)}; "
-                    "its numbers for them have no meaning",
-                )
-        return np.array([self._type_of[symbol] for symbol in symbols], dtype=np.int64)
+        types = self._type_of_number[atoms.numbers]
+        if (types < 0).any():
+            raise ValueError(self._unknown_elements(atoms.get_chemical_symbols()))
+        if self._unseen[types].any():
+            self._warn_of_unseen({self.type_map[t] for t in np.unique(types)})
+        return types
 
-    def _unknown_elements(self, unknown: list[str], symbols: list[str]) -> str:
+    def _unknown_elements(self, symbols: list[str]) -> str:
+        unknown = sorted(set(symbols) - set(self.type_map))
         where = [index for index, symbol in enumerate(symbols) if symbol in unknown]
         shown = f"{where[:10]}" + (f" and {len(where) - 10} more" if len(where) > 10 else "")
         known = [name for name, info in self.heads.items() if set(unknown) <= set(info.elements)]
@@ -169,13 +186,22 @@ class StructureReader:
                 "jumps when a neighbor crosses the cutoff, so molecular dynamics drifts. The numbers are DeePMD-kit's",
             )
 
+    def _warn_of_unseen(self, symbols: set[str]) -> None:
+        info = self.heads[self.head or ""]
+        unseen = sorted(symbols - set(info.observed or ()))
+        self._tell(
+            f"unseen {unseen}",
+            f"head {info.name!r} was not trained on {unseen}, only on {list(info.observed or ())}; "
+            "its numbers for them have no meaning",
+        )
+
     def _warn_of_dropped_neighbors(self, graph: AtomicGraph) -> None:
         if "dropped" in self._told:
             return
         for name, cutoff, nsel in self._limits:
-            counts = torch.bincount(graph.center[graph.distances <= cutoff], minlength=graph.n_atoms)
-            dropped = int((counts - nsel).clamp_min(0).sum())
-            if dropped:
+            if graph.within(cutoff, nsel).slot is not None:  # the graph keeps the cut for the model
+                counts = torch.bincount(graph.center[graph.lengths <= cutoff], minlength=graph.n_atoms)
+                dropped = int((counts - nsel).clamp_min(0).sum())
                 self._tell(
                     "dropped",
                     f"{int((counts > nsel).sum())} atoms have more than {nsel} neighbors within {cutoff:g} Å ({name}, "

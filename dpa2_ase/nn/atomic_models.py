@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..config import AnyModelConfig, LinearConfig, ModelConfig, PairTableConfig, UnsupportedModelError, ZBLConfig
 from ..graph import AtomicGraph
-from ..ops import segment_sum, smooth_switch, type_pair_mask
+from ..ops import has_nonzero, segment_sum, smooth_switch, type_pair_mask
 from .descriptors import make_descriptor
 from .fitting import Fitting, dipole, polarizability
 from .se_atten import BlockOutput
@@ -33,7 +33,7 @@ class _Exclusions(nn.Module):
 
     def prune(self, graph: AtomicGraph) -> AtomicGraph:
         """Drop excluded pairs; the slots of the others stay, as if the places were left empty."""
-        return graph.without_type_pairs(self.excluded_pairs) if bool(self.excluded_pairs.any()) else graph
+        return graph.without_type_pairs(self.excluded_pairs) if has_nonzero(self.excluded_pairs) else graph
 
     def silence(self, values: Tensor, graph: AtomicGraph) -> Tensor:
         """Set contributions (N, ...) of excluded atoms to zero."""

@@ -62,14 +62,18 @@ class Fitting(nn.Module):
         aparam
             Parameters of the atoms, (N, numb_aparam).
         """
-        node = descriptor.node.to(self.bias_atom_e.dtype)
-        others = self._parameter_inputs(graph, fparam, aparam)
+        return self.values(descriptor.node, self.parameter_inputs(graph, fparam, aparam), graph.types)
+
+    def values(self, node: Tensor, others: list[Tensor], types: Tensor) -> Tensor:
+        """Net outputs (N, n_out) in float64 of atoms with representations (N, C), other inputs and types (N,)."""
+        node = node.to(self.bias_atom_e.dtype)
         value = self.net(torch.cat([node, *others], dim=1))
         if self.config.subtracts_vacuum:
             value = value - self.net(torch.cat([torch.zeros_like(node), *others], dim=1))
-        return (value + self.bias_atom_e[graph.types]).double()
+        return (value + self.bias_atom_e[types]).double()
 
-    def _parameter_inputs(self, graph: AtomicGraph, fparam: Tensor | None, aparam: Tensor | None) -> list[Tensor]:
+    def parameter_inputs(self, graph: AtomicGraph, fparam: Tensor | None, aparam: Tensor | None) -> list[Tensor]:
+        """Normalized parameters of all atoms, the other inputs of the net."""
         parts = []
         if self.config.numb_fparam:
             if fparam is None:

@@ -37,15 +37,16 @@ class PairFeatures(nn.Module):
     def forward(self, x: Tensor, first: Tensor, second: Tensor, type_embedding: Tensor, switch: Tensor) -> Tensor:
         """Features (..., C) of pairs with scalar `x` (...), types `first` and `second` (...), and `switch` (...)."""
         if self.type_net is None:
-            return self.net(torch.cat([x.unsqueeze(-1), self._types(first, second, type_embedding)], dim=-1))
+            return self.net(torch.cat([x.unsqueeze(-1), self.type_rows(first, second, type_embedding)], dim=-1))
         # evaluated once per kind of pair: there are few of them
         n_types = len(type_embedding)
         kinds, kind = torch.unique(first * n_types + second, return_inverse=True)
-        factor = self.type_net(self._types(kinds // n_types, kinds % n_types, type_embedding))[kind]
+        factor = self.type_net(self.type_rows(kinds // n_types, kinds % n_types, type_embedding))[kind]
         if self.smooth:
             factor = switch.unsqueeze(-1) * factor
         return self.net(x.unsqueeze(-1)) * (1 + factor)
 
-    def _types(self, first: Tensor, second: Tensor, type_embedding: Tensor) -> Tensor:
+    def type_rows(self, first: Tensor, second: Tensor, type_embedding: Tensor) -> Tensor:
+        """What the nets see of the types `first` and `second` (...), shape (..., tebd_dim) or twice that."""
         rows = type_embedding[first]
         return rows if self.one_side else torch.cat([rows, type_embedding[second]], dim=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812  # the field's usual name
 
 from ..config import SeAttenConfig
 from ..graph import AtomicGraph, Neighborhood, neighborhood
-from ..ops import EMPTY_LOGIT, segment_sum, softmax_with_empty_slots, type_pair_mask
+from ..ops import EMPTY_LOGIT, has_nonzero, segment_sum, softmax_with_empty_slots, type_pair_mask
 from .environment import EdgeEnvironment, Environment
 from .layers import Dense, LayerNorm
 from .pair_features import PairFeatures
@@ -87,13 +88,15 @@ class SeAtten(nn.Module):
     """
 
     excluded: Tensor
+    attention: Sequence[NeighborAttention]
 
     def __init__(self, config: SeAttenConfig, n_types: int) -> None:
         super().__init__()
         self.config = config
         self.environment = Environment(n_types, config.rcut_smth, config.rcut, config.env_protection)
         self.features = PairFeatures(config, one_side=config.type_one_side)
-        self.attention = nn.ModuleList(NeighborAttention(config) for _ in range(config.attn_layer))
+        layers = (NeighborAttention(config) for _ in range(config.attn_layer))
+        self.attention = nn.ModuleList(layers)  # type: ignore[assignment]  # a ModuleList forgets what it holds
         self.degree_gain = nn.Parameter(torch.ones(config.lmax - 1)) if config.lmax > 1 else None
         self.register_buffer("excluded", type_pair_mask(config.exclude_types, n_types), persistent=False)
 
@@ -105,7 +108,7 @@ class SeAtten(nn.Module):
     @property
     def sees_empty_slots(self) -> bool:
         """Whether the mean of the environment makes empty slots contribute."""
-        return bool(self.environment.mean.any())
+        return has_nonzero(self.environment.mean)
 
     def forward(self, graph: AtomicGraph, type_embedding: Tensor) -> BlockOutput:
         """Invariants (N, C·A) and the equivariant part (N, C, 3) of the moment."""
@@ -118,16 +121,20 @@ class SeAtten(nn.Module):
         )  # (E, C)
         for layer in self.attention:
             feature = layer(feature, env, hood)
-        rows = self._rows(graph, env)  # (E, K)
+        rows = self.rows(graph, env)  # (E, K)
         moment = segment_sum(rows[:, :, None] * feature[:, None, :], graph.center, graph.n_atoms)  # (N, K, C)
+        return self.output(moment, hood, type_embedding)
+
+    def output(self, moment: Tensor, hood: Neighborhood, type_embedding: Tensor) -> BlockOutput:
+        """What follows from the sum of rows and features over neighbors (N, K, C)."""
         if self.sees_empty_slots:
-            moment = moment + self._empty_slots(graph, type_embedding, hood, rows.shape[1])
+            moment = moment + self._empty_slots(hood, type_embedding, moment.shape[1]).to(moment)
         moment = moment / self.config.nsel
         axis = self._degree_weight(moment) * moment[:, :, : self.config.axis_neuron]
         node = torch.einsum("nkc,nka->nca", moment, axis).flatten(1)
         return BlockOutput(node, moment[:, 1:4].mT)
 
-    def _rows(self, graph: AtomicGraph, env: EdgeEnvironment) -> Tensor:
+    def rows(self, graph: AtomicGraph, env: EdgeEnvironment) -> Tensor:
         """Geometry that weighs the features: the environment row and, for lmax > 1, higher solid harmonics."""
         if self.config.lmax == 1:
             return env.env
@@ -140,15 +147,15 @@ class SeAtten(nn.Module):
         weights = [moment.new_ones(4)]
         if self.degree_gain is not None:
             repeats = torch.tensor([2 * degree + 1 for degree in range(2, self.config.lmax + 1)], device=moment.device)
-            weights.append(self.degree_gain.repeat_interleave(repeats) ** 2)
+            weights.append(self.degree_gain.repeat_interleave(repeats).to(moment) ** 2)
         return torch.cat(weights)[:, None]
 
-    def _empty_slots(self, graph: AtomicGraph, type_embedding: Tensor, hood: Neighborhood, n_rows: int) -> Tensor:
+    def _empty_slots(self, hood: Neighborhood, type_embedding: Tensor, n_rows: int) -> Tensor:
+        graph = hood.graph
         row = self.environment.of_empty_slot(graph.types)  # (N, 4)
         nothing = torch.zeros_like(row[:, 0])
         feature = self.features(row[:, 0], graph.first_type, graph.types, type_embedding, nothing)
         for layer in self.attention:
-            assert isinstance(layer, NeighborAttention)  # for the type checker: a ModuleList forgets
             feature = layer.of_empty_slot(feature)
         moment = hood.n_empty[:, None, None] * row[:, :, None] * feature[:, None, :]  # (N, 4, C)
         return F.pad(moment, (0, 0, 0, n_rows - 4))

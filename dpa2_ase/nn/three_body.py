@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812  # the field's usual name
 
 from ..config import ThreeBodyConfig
-from ..graph import AtomicGraph, neighborhood
-from ..ops import type_pair_mask
-from .environment import Environment
+from ..graph import AtomicGraph, Neighborhood, neighborhood
+from ..ops import has_nonzero, segment_sum, type_pair_mask
+from .environment import EdgeEnvironment, Environment
 from .pair_features import PairFeatures
 
 
@@ -41,35 +40,44 @@ class ThreeBody(nn.Module):
     @property
     def sees_empty_slots(self) -> bool:
         """Whether the angular mean of the environment makes empty slots contribute."""
-        return bool(self.environment.mean[:, 1:].any())
+        return has_nonzero(self.environment.mean, first_column=1)
 
     def forward(self, graph: AtomicGraph, type_embedding: Tensor) -> Tensor:
         """Invariants (N, C)."""
         hood = neighborhood(graph, self.config.rcut, self.config.nsel, self.excluded)
         graph = hood.graph
         env = self.environment(graph)
-        empty_slot = self.environment.of_empty_slot(graph.types)[:, None, 1:]  # (N, 1, 3)
-        has_empty_slots = self.sees_empty_slots
-        groups = graph.edges_by_degree
-        if has_empty_slots:  # centers without any neighbor count as well
-            alone = torch.nonzero(graph.degree == 0).squeeze(-1)
-            groups = [(alone, alone.new_zeros(len(alone), 0)), *groups]
-        total = env.env.new_zeros(graph.n_atoms, self.width)
-        for centers, edges in groups:
-            angular, switch, types = env.env[edges, 1:], env.switch[edges], graph.types[graph.neighbor[edges]]
-            count = torch.ones_like(switch)
-            if has_empty_slots:  # all alike: one row that counts for all of them
-                angular = torch.cat([angular, empty_slot[centers]], dim=1)
-                switch, types = F.pad(switch, (0, 1)), torch.cat([types, graph.first_type[centers, None]], dim=1)
-                count = torch.cat([count, hood.n_empty[centers, None].to(count)], dim=1)
-            total = total.index_copy(0, centers, self._pairs(angular, switch, types, count, type_embedding))
+        total = self.neighbor_pairs(graph, env, type_embedding)
+        if self.sees_empty_slots:
+            total = total + self.empty_slots(hood, env, type_embedding)
         return total / self.config.nsel**2
 
-    def _pairs(self, angular: Tensor, switch: Tensor, types: Tensor, count: Tensor, type_embedding: Tensor) -> Tensor:
-        """Sum over pairs of rows (B, n, 3) that stand for `count` (B, n) neighbors each; returns (B, C)."""
-        cosine = angular @ angular.mT  # (B, n, n)
-        first, second = types[:, :, None].expand_as(cosine), types[:, None, :].expand_as(cosine)
-        pair_switch = switch[:, :, None] * switch[:, None, :]
-        feature = self.features(cosine, first, second, type_embedding, pair_switch)  # (B, n, n, C)
-        weight = cosine * count[:, :, None] * count[:, None, :]
-        return torch.einsum("bjk,bjkc->bc", weight, feature)
+    def neighbor_pairs(self, graph: AtomicGraph, env: EdgeEnvironment, type_embedding: Tensor) -> Tensor:
+        """Sum over the pairs of neighbors of every center, (N, C)."""
+        total = env.env.new_zeros(graph.n_atoms, self.width)
+        for centers, edges in graph.edges_by_degree:
+            angular, switch, types = env.env[edges, 1:], env.switch[edges], graph.types[graph.neighbor[edges]]
+            cosine = angular @ angular.mT  # (B, n, n)
+            first, second = types[:, :, None].expand_as(cosine), types[:, None, :].expand_as(cosine)
+            pair_switch = switch[:, :, None] * switch[:, None, :]
+            feature = self.features(cosine, first, second, type_embedding, pair_switch)  # (B, n, n, C)
+            total = total.index_copy(0, centers, torch.einsum("bjk,bjkc->bc", cosine, feature))
+        return total
+
+    def empty_slots(self, hood: Neighborhood, env: EdgeEnvironment, type_embedding: Tensor) -> Tensor:
+        """Sum over the pairs of a slot without neighbor and a neighbor, or another such slot, (N, C).
+
+        These slots are all alike, with the type of the first atom of the structure (`Environment.of_empty_slot`).
+        """
+        graph = hood.graph
+        empty = self.environment.of_empty_slot(graph.types)[:, 1:]  # (N, 3)
+        cosine = (env.env[:, 1:] * empty[graph.center]).sum(1)  # (E,)
+        types, empty_types = graph.types[graph.neighbor], graph.first_type[graph.center]
+        nothing = torch.zeros_like(cosine)
+        feature = self.features(cosine, types, empty_types, type_embedding, nothing)
+        feature = feature + self.features(cosine, empty_types, types, type_embedding, nothing)
+        mixed = segment_sum(cosine[:, None] * feature, graph.center, graph.n_atoms)
+        square = (empty**2).sum(1)
+        own = self.features(square, graph.first_type, graph.first_type, type_embedding, torch.zeros_like(square))
+        count = hood.n_empty[:, None].to(mixed)
+        return count * mixed + count**2 * square[:, None] * own

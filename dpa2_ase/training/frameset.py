@@ -10,9 +10,10 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
-from ..graph import AtomicGraph, graph_of_structures
+from ..graph import AtomicGraph
 from ..model import Prediction
 from ..neighbors import NeighborList, build_neighbor_list
+from ..topology import graph_of_structures
 from .data.frames import Frame
 
 LIST_MEMORY = 2 * 1024**3  # bytes of neighbor lists that are kept

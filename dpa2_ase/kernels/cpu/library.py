@@ -1,0 +1,118 @@
+"""Load the compiled kernels: plain C functions on raw pointers, one library per instruction set.
+
+The libraries know nothing of PyTorch, so one build works with any version of it. They are optional: an installation
+without a compiler simply has none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any
+
+import torch
+
+INTERFACE = 1  # of kernels.cpp; a library left behind by another version is not used
+FOLDER = Path(__file__).parent
+# what PyTorch says the processor can do -> libraries that run there, best first
+_BEST_FIRST = {"AVX512": ("avx512", "avx2", "baseline"), "AVX2": ("avx2", "baseline")}
+
+# arguments of the C functions: n int64, p pointer, d double; a digit repeats; the number of threads comes last
+_SIGNATURES = {
+    "find_receivers": "n p2 n p",
+    "environment": "n p7",
+    "environment_backward": "n p7",
+    "moments": "n p4 n p3 d p2",
+    "moments_backward": "n p4 n p3 d p4",
+    "three_body": "n p5 n p d p2",
+    "three_body_backward": "n p5 n p d p3",
+    "embed": "n2 p n p3",
+    "embed_backward": "n2 p4 n",
+    "aggregate": "n p2 n2 p6",
+    "aggregate_backward": "n p2 n2 p7 n p6",
+    "pair_update": "n p4 n p5",
+    "pair_update_backward": "n p4 n p7",
+    "node_update": "n p8",
+    "node_update_backward": "n p10",
+    "tanh": "n p",
+    "exp": "n p",
+}
+_TYPES: dict[str, Any] = {"n": ctypes.c_int64, "p": ctypes.c_void_p, "d": ctypes.c_double}
+_PRECISION = {torch.float64: "float64", torch.float32: "float32"}
+Kernel = Callable[..., None]
+
+
+class Library:
+    """One compiled library.
+
+    Parameters
+    ----------
+    path
+        The shared library.
+
+    Raises
+    ------
+    OSError
+        When it cannot be loaded or was built for another version of this package.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle = ctypes.CDLL(str(path))
+        if self._handle.dpa2_interface() != INTERFACE:
+            raise OSError(f"{path.name} belongs to another version of this package; install it again")
+        self.vector_bytes: int = self._handle.dpa2_vector_bytes()
+        self._kernels: dict[tuple[str, torch.dtype | None], Kernel] = {}
+
+    def __getitem__(self, key: tuple[str, torch.dtype | None]) -> Kernel:
+        """The kernel of a name and precision; call it with its arguments but the number of threads, PyTorch's."""
+        if key not in self._kernels:
+            self._kernels[key] = self._bind(*key)
+        return self._kernels[key]
+
+    def _bind(self, name: str, dtype: torch.dtype | None) -> Kernel:
+        symbol = f"dpa2_{name}" if dtype is None else f"dpa2_{name}_{_PRECISION[dtype]}"
+        function = getattr(self._handle, symbol)
+        function.restype = ctypes.c_int
+        codes = "".join(code[0] * int(code[1:] or 1) for code in _SIGNATURES[name].split())
+        function.argtypes = [*(_TYPES[code] for code in codes), ctypes.c_int]
+
+        def call(*arguments: Any) -> None:
+            if function(*arguments, torch.get_num_threads()):
+                raise MemoryError(f"not enough memory for the intermediates of {name}")
+
+        return call
+
+
+@cache
+def load() -> tuple[Library | None, str]:
+    """The best library that runs on this processor, or ``None``, and in words which or why not."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    reasons = []
+    for name in _BEST_FIRST.get(capability, ("baseline",)):
+        path = _file(name)
+        if path is None:
+            reasons.append(f"{name} was not built")
+            continue
+        try:
+            return Library(path), f"{name} ({path.name}; processor: {capability})"
+        except (OSError, AttributeError) as error:
+            reasons.append(f"{name}: {error}")
+    return None, "; ".join(reasons)
+
+
+def _file(name: str) -> Path | None:
+    """The shared library of one instruction set, where the build of the package put it."""
+    candidates = (FOLDER / f"_{name}{suffix}" for suffix in EXTENSION_SUFFIXES)
+    return next((path for path in candidates if path.exists()), None)
+
+
+def require() -> Library:
+    """The library, or RuntimeError that says why there is none."""
+    library, reason = load()
+    if library is None:
+        raise RuntimeError(f"the compiled kernels are not available: {reason}")
+    return library

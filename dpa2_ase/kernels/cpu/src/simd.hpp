@@ -1,0 +1,135 @@
+// Vectors of the instruction set this file is compiled for, and elementary functions on them.
+//
+// GCC and Clang vector extensions, so that one text serves SSE2, AVX2, AVX-512 and NEON. Compiled without -ffast-math:
+// the rounding trick in `split_exponent` depends on the order of additions.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__)
+#define DPA2_BYTES 64
+#elif defined(__AVX__)
+#define DPA2_BYTES 32
+#else
+#define DPA2_BYTES 16
+#endif
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define DPA2_WIDE 4  // vectors side by side in a block of a product; 6 x 4 accumulators need 32 registers
+#else
+#define DPA2_WIDE 2
+#endif
+#define INLINE inline __attribute__((always_inline))
+
+template <class F> struct Simd;
+template <> struct Simd<double> {
+  typedef double Full __attribute__((vector_size(DPA2_BYTES)));
+  typedef double Half __attribute__((vector_size(DPA2_BYTES / 2)));
+  typedef int64_t Int __attribute__((vector_size(DPA2_BYTES)));
+  static constexpr int lanes = DPA2_BYTES / 8;
+};
+template <> struct Simd<float> {
+  typedef float Full __attribute__((vector_size(DPA2_BYTES)));
+  typedef float Half __attribute__((vector_size(DPA2_BYTES / 2)));
+  typedef int32_t Int __attribute__((vector_size(DPA2_BYTES)));
+  static constexpr int lanes = DPA2_BYTES / 4;
+};
+template <class F> using Full = typename Simd<F>::Full;
+
+// Unaligned, by memcpy: a vector type loses its alignment attribute where it is a template argument.
+template <class V, class F> INLINE V load_as(const F* p) {
+  V v;
+  std::memcpy(&v, p, sizeof(V));
+  return v;
+}
+template <class V, class F> INLINE void store_as(F* p, V v) { std::memcpy(p, &v, sizeof(V)); }
+template <class F> INLINE Full<F> load(const F* p) { return load_as<Full<F>>(p); }
+template <class F> INLINE void store(F* p, Full<F> v) { store_as<Full<F>>(p, v); }
+template <class F> INLINE Full<F> broadcast(F x) { return Full<F>{} + x; }
+
+template <class F> INLINE F lane_sum(Full<F> v) {
+  F total = 0;
+  for (int i = 0; i < Simd<F>::lanes; i++) total += v[i];
+  return total;
+}
+template <class F> INLINE F lane_max(Full<F> v) {
+  F best = v[0];
+  for (int i = 1; i < Simd<F>::lanes; i++) best = v[i] > best ? v[i] : best;
+  return best;
+}
+
+template <class F> struct Constants;
+template <> struct Constants<double> {
+  static constexpr double log2e = 1.4426950408889634, ln2_high = 0.693147180369123816490, ln2_low = 1.90821492927058770002e-10;
+  static constexpr double shift = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to a whole number
+  static constexpr double lowest = -708.0, highest = 709.0;
+  static constexpr int mantissa = 52, bias = 1023, order = 12;
+};
+template <> struct Constants<float> {
+  static constexpr float log2e = 1.44269504f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+  static constexpr float shift = 12582912.0f;  // 1.5 * 2^23
+  static constexpr float lowest = -87.0f, highest = 88.0f;
+  static constexpr int mantissa = 23, bias = 127, order = 7;
+};
+
+// x = k ln 2 + r: returns (e^r - 1) and 2^k. NaN stays NaN.
+template <class F> INLINE void split_exponent(Full<F> x, Full<F>& small, Full<F>& power) {
+  typedef Constants<F> K;
+  x = x < K::lowest ? broadcast<F>(K::lowest) : x;
+  x = x > K::highest ? broadcast<F>(K::highest) : x;
+  Full<F> shifted = x * K::log2e + K::shift;
+  Full<F> whole = shifted - K::shift;
+  Full<F> r = x - whole * K::ln2_high;
+  r = r - whole * K::ln2_low;
+  Full<F> series = broadcast<F>(F(1) / K::order);  // e^r - 1 = r (1 + r/2 (1 + r/3 (...)))
+#pragma GCC unroll 12
+  for (int q = K::order - 1; q >= 1; q--) series = (series * r + F(1)) * (F(1) / q);
+  small = series * r;
+  typename Simd<F>::Int bits;
+  Full<F> base = broadcast<F>(K::shift);
+  typename Simd<F>::Int zero;
+  std::memcpy(&bits, &shifted, sizeof(bits));
+  std::memcpy(&zero, &base, sizeof(zero));
+  bits = (bits - zero + K::bias) << K::mantissa;
+  std::memcpy(&power, &bits, sizeof(power));
+}
+
+template <class F> INLINE Full<F> exp(Full<F> x) {
+  Full<F> small, power;
+  split_exponent<F>(x, small, power);
+  return power * small + power;
+}
+
+// tanh x = -p / (p + 2) with p = e^{-2|x|} - 1, accurate to a few roundings also near zero
+template <class F> INLINE Full<F> tanh(Full<F> x) {
+  Full<F> size = x < F(0) ? -x : x;
+  Full<F> small, power;
+  split_exponent<F>(size * F(-2), small, power);
+  Full<F> p = power * small + (power - F(1));
+  Full<F> value = -p / (p + F(2));
+  return x < F(0) ? -value : value;
+}
+
+template <class F> INLINE F exp_scalar(F x) { return exp<F>(broadcast<F>(x))[0]; }
+
+template <class F> inline void tanh_in_place(F* x, int64_t n) {
+  constexpr int L = Simd<F>::lanes;
+  int64_t i = 0;
+  for (; i + L <= n; i += L) store<F>(x + i, tanh<F>(load<F>(x + i)));
+  if (i < n) {
+    F rest[L] = {};
+    std::memcpy(rest, x + i, sizeof(F) * (n - i));
+    store<F>(rest, tanh<F>(load<F>(rest)));
+    std::memcpy(x + i, rest, sizeof(F) * (n - i));
+  }
+}
+
+template <class F> inline F dot(const F* a, const F* b, int64_t n) {
+  constexpr int L = Simd<F>::lanes;
+  Full<F> total = {};
+  int64_t i = 0;
+  for (; i + L <= n; i += L) total += load<F>(a + i) * load<F>(b + i);
+  F rest = 0;
+  for (; i < n; i++) rest += a[i] * b[i];
+  return lane_sum<F>(total) + rest;
+}

@@ -1,0 +1,82 @@
+"""The C structures the kernels read, field by field as in the headers; pointers are addresses of tensors."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from torch import Tensor
+
+_NUMBER, _REAL, _POINTER = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+
+
+def _fields(numbers: str = "", reals: str = "", pointers: str = "") -> list[tuple[str, Any]]:
+    kinds = (numbers, _NUMBER), (reals, _REAL), (pointers, _POINTER)
+    return [(name, kind) for names, kind in kinds for name in names.split()]
+
+
+class EnvironmentOptions(ctypes.Structure):
+    """environment.hpp."""
+
+    _fields_ = _fields(reals="onset cutoff protection", pointers="mean inverse_std")
+
+
+class EdgeArrays(ctypes.Structure):
+    """edges.hpp."""
+
+    _fields_ = [*_fields(pointers="g direction"), ("stride", _NUMBER), *_fields(pointers="weight mean moment")]
+
+
+class Receivers(ctypes.Structure):
+    """edges.hpp."""
+
+    _fields_ = _fields(pointers="order target first count")
+
+
+class PairWeights(ctypes.Structure):
+    """pairs.hpp."""
+
+    _fields_ = _fields(
+        "channels heads gate",
+        "old_scale eps",
+        "weight weight_t bias scale query_key query_key_t value_output value_output_t output_bias "
+        "norm_scale norm_shift",
+    )
+
+
+class NodeWeights(ctypes.Structure):
+    """nodes.hpp."""
+
+    _fields_ = _fields(
+        "pair_channels channels axis has_edge_moment has_node_moment",
+        "old_scale",
+        "weight weight_t bias scale self_weight self_weight_t self_bias self_scale conv_scale",
+    )
+
+
+class Table(ctypes.Structure):
+    """tables.hpp."""
+
+    _fields_ = _fields("n_types n_cells n_functions", pointers="coefficients lower inverse_width kind")
+
+
+class Features(ctypes.Structure):
+    """tables.hpp."""
+
+    _fields_ = [("table", Table), ("channels", _NUMBER), *_fields(pointers="basis basis_t factor")]
+
+
+class ThreeBodyOptions(ctypes.Structure):
+    """tables.hpp."""
+
+    _fields_ = [("table", Table), ("bend", _REAL), ("factor", _POINTER)]
+
+
+def fill(structure: ctypes.Structure, keep: list[Tensor], **values: float | Tensor | ctypes.Structure | None) -> Any:
+    """Set fields; tensors become their addresses and are kept alive in `keep`."""
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            keep.append(value)
+            value = value.data_ptr()
+        setattr(structure, name, value)
+    return structure
