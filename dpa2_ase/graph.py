@@ -8,9 +8,18 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .ops import has_nonzero
+from .ops import has_nonzero, segment_sum
 
-_WITHOUT_DERIVATIVES = ("lengths", "offsets", "degree", "max_degree", "first_type", "edges_by_degree", "_cuts")
+_WITHOUT_DERIVATIVES = (
+    "lengths",
+    "offsets",
+    "degree",
+    "max_degree",
+    "first_type",
+    "edges_by_degree",
+    "_places",
+    "_cuts",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +100,40 @@ class AtomicGraph:
         rows = torch.cat([edges.flatten() for _, edges in self.edges_by_degree])
         values = torch.cat([part.flatten(0, 1) for part in parts])
         return torch.empty_like(values).index_copy(0, rows, values)
+
+    @cached_property
+    def _places(self) -> Tensor | None:
+        """Row (E,) of every edge in an array (N·max_degree, ...); ``None`` where most of it would be empty."""
+        if self.n_atoms * self.max_degree > 2 * self.n_edges:
+            return None
+        within = torch.arange(self.n_edges, device=self.center.device) - self.offsets[self.center]
+        return self.center * self.max_degree + within
+
+    def sum_outer(self, rows: Tensor, features: Tensor) -> Tensor:
+        r"""Sum over neighbors of outer products, :math:`\sum_j R_{ij}^T g_{ij}`.
+
+        As matrix products, which never hold the outer products of single edges: they and their derivatives were most of
+        the time of a training.
+
+        Parameters
+        ----------
+        rows, features
+            (E, K) and (E, C).
+
+        Returns
+        -------
+        Tensor
+            (N, K, C).
+        """
+        places = self._places
+        if places is None:
+            return segment_sum(rows[:, :, None] * features[:, None, :], self.center, self.n_atoms)
+
+        def dense(values: Tensor) -> Tensor:
+            empty = values.new_zeros(self.n_atoms * self.max_degree, values.shape[1])
+            return empty.index_copy(0, places, values).view(self.n_atoms, self.max_degree, -1)
+
+        return dense(rows).mT @ dense(features)
 
     def with_vectors(self, vectors: Tensor) -> AtomicGraph:
         """The same edges with equal vectors (E, 3) that another autograd graph belongs to."""
