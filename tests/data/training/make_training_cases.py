@@ -30,9 +30,17 @@ MODELS = {
     "dpa1-attn-davg": "molecule",
     "multitask-shared-fitting": "skew",
 }
-ALL = {f"{side}_pref_{q}": v for q, (a, b) in {
-    "e": (0.02, 1.0), "f": (1000.0, 1.0), "v": (0.5, 2.0), "ae": (0.3, 0.1), "pf": (0.7, 0.2),
-}.items() for side, v in (("start", a), ("limit", b))}
+ALL = {
+    f"{side}_pref_{q}": v
+    for q, (a, b) in {
+        "e": (0.02, 1.0),
+        "f": (1000.0, 1.0),
+        "v": (0.5, 2.0),
+        "ae": (0.3, 0.1),
+        "pf": (0.7, 0.2),
+    }.items()
+    for side, v in (("start", a), ("limit", b))
+}
 NO_PF = {k: v for k, v in ALL.items() if not k.endswith("pf")}
 LOSSES = {
     "mse": ALL,
