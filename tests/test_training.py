@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -688,6 +689,16 @@ def test_commands(data):
     result = runner.invoke(convert, [str(data / "train.xyz"), str(data / "sys"), "--check"], catch_exceptions=False)
     assert "(9 frames)" in result.output
     assert len(read_frames(data / "sys")) == 9
+
+
+def test_the_benchmark_runs(data, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "benchmarks"))
+    import training_step
+
+    arguments = ["training_step.py", str(data / "train.xyz"), "--model", "tiny", "--repeats", "1", "--frames", "2"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    training_step.main()
+    assert re.findall(r"^(float\d\d) 8 atoms", capsys.readouterr().out, flags=re.MULTILINE) == ["float64", "float32"]
 
 
 def test_broken_frames_are_left_out_and_told(data, caplog):

@@ -1,4 +1,4 @@
-"""Time of one training step and where it goes: python benchmarks/training_step.py FRAMES [--model small] [--frames 1].
+"""Time of one training step and where it goes: training_step.py FRAMES [--model small] [--frames 1].
 
 FRAMES is anything `read_frames` takes, water (192 atoms) in the numbers of README. CPU time of the process is given,
 which other programs on the machine disturb less than wall time; with one thread both are the same on a quiet machine.
