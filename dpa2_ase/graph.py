@@ -8,9 +8,34 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .ops import has_nonzero
+from .ops import has_nonzero, segment_sum
 
-_WITHOUT_DERIVATIVES = ("lengths", "offsets", "degree", "max_degree", "first_type", "edges_by_degree", "_cuts")
+_WITHOUT_DERIVATIVES = (
+    "lengths",
+    "offsets",
+    "degree",
+    "max_degree",
+    "first_type",
+    "edges_by_degree",
+    "_places",
+    "_cuts",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Stack:
+    """Centers whose edges are laid side by side in one dense array, zero where a center has fewer than others."""
+
+    centers: Tensor | None  # (B,); None for all
+    edges: Tensor | None  # those of the centers; None for all
+    places: Tensor  # row of every edge in (B·width, ...)
+    shape: tuple[int, int]  # B, width
+
+    def dense(self, values: Tensor) -> Tensor:
+        """Values (E, C) of edges as (B, width, C)."""
+        chosen = values if self.edges is None else values.index_select(0, self.edges)
+        rows = values.new_zeros(self.shape[0] * self.shape[1], values.shape[1])
+        return rows.index_copy(0, self.places, chosen).unflatten(0, self.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +116,50 @@ class AtomicGraph:
         rows = torch.cat([edges.flatten() for _, edges in self.edges_by_degree])
         values = torch.cat([part.flatten(0, 1) for part in parts])
         return torch.empty_like(values).index_copy(0, rows, values)
+
+    def sum_outer(self, rows: Tensor, features: Tensor) -> Tensor:
+        r"""Sum over neighbors of outer products, :math:`\sum_j R_{ij}^T g_{ij}`.
+
+        As matrix products, which never hold the outer products of single edges: they and their derivatives were most of
+        the time of a training.
+
+        Parameters
+        ----------
+        rows, features
+            (E, K) and (E, C).
+
+        Returns
+        -------
+        Tensor
+            (N, K, C).
+        """
+        if not self.n_edges:  # nothing to add up, but a result that belongs to the autograd graph
+            return segment_sum(rows[:, :, None] * features[:, None, :], self.center, self.n_atoms)
+        total = features.new_zeros(self.n_atoms, rows.shape[1], features.shape[1])
+        for stack in self._stacks:
+            product = stack.dense(rows).mT @ stack.dense(features)
+            if stack.centers is None:
+                return product
+            total = total.index_copy(0, stack.centers, product)
+        return total
+
+    @cached_property
+    def _stacks(self) -> list[_Stack]:
+        """Centers with neighbors, in groups within which the most neighbors are at most twice the fewest."""
+        if 0 < self.n_atoms * self.max_degree <= 2 * self.n_edges:
+            rank = torch.arange(self.n_edges, device=self.center.device) - self.offsets[self.center]
+            return [_Stack(None, None, self.center * self.max_degree + rank, (self.n_atoms, self.max_degree))]
+        stacks = []
+        size = torch.log2(self.degree.double()).ceil()  # minus infinity without neighbors
+        for n in torch.unique(size).tolist():
+            if n >= 0:
+                centers = torch.nonzero(size == n).squeeze(-1)
+                edges = torch.nonzero((size == n)[self.center]).squeeze(-1)
+                width = int(self.degree[centers].max())
+                number = torch.empty_like(self.degree).index_copy(0, centers, torch.arange(len(centers)).to(centers))
+                rank = edges - self.offsets[self.center[edges]]
+                stacks.append(_Stack(centers, edges, number[self.center[edges]] * width + rank, (len(centers), width)))
+        return stacks
 
     def with_vectors(self, vectors: Tensor) -> AtomicGraph:
         """The same edges with equal vectors (E, 3) that another autograd graph belongs to."""

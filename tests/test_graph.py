@@ -11,6 +11,7 @@ from ase import Atoms
 from dpa2_ase.graph import AtomicGraph, neighborhood
 from dpa2_ase.model import differentiable
 from dpa2_ase.neighbors import build_neighbor_list
+from dpa2_ase.ops import segment_sum
 from dpa2_ase.topology import Topology, graph_of_structures
 
 
@@ -171,3 +172,27 @@ def test_atoms_on_top_of_each_other_are_refused():
         graph_of_structures(structures, lists, types, first_number=0)
     with pytest.raises(ValueError, match="atoms 0 and 2 are 1.0e-06 Å apart"):
         graph_of_structures(structures[1:], lists[1:], types[1:])
+
+
+@pytest.mark.parametrize("degrees", [[3, 4, 2, 4], [1, 0, 9, 2, 1, 30], [0, 0], [5]], ids=str)
+def test_sums_of_outer_products(degrees):
+    """Values, first and second derivatives are those of the sum written out, however unequal neighborhoods are."""
+    generator = torch.Generator().manual_seed(1)
+    n_atoms, n_edges = len(degrees), sum(degrees)
+    center = torch.repeat_interleave(torch.arange(n_atoms), torch.tensor(degrees))
+    rows, features, weight = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        for shape in ((n_edges, 3), (n_edges, 5), (n_atoms, 3, 5))
+    )
+    nothing = torch.zeros(n_atoms, dtype=torch.int64)
+    vectors = torch.ones(n_edges, 3, dtype=torch.float64)
+    graph = AtomicGraph(nothing, center, torch.zeros_like(center), vectors, nothing, None, 1, 3.0)
+    found, expected = [], []
+    for values, total in (
+        (found, graph.sum_outer(rows, features)),
+        (expected, segment_sum(rows[:, :, None] * features[:, None, :], center, n_atoms)),
+    ):
+        first = torch.autograd.grad((weight * total).sum(), (rows, features), create_graph=True)
+        second = torch.autograd.grad(sum((g**3).sum() for g in first), (rows, features, weight))
+        values += [total, *first, *second]
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

@@ -14,14 +14,14 @@ import dpa2_ase
 
 PACKAGE = Path(dpa2_ase.__file__).parent
 LAYERS = {
-    "config": 0, "option_values": 0, "parsing": 0, "ops": 0,
+    "config": 0, "option_values": 0, "parsing": 0, "ops": 0, "hdf5": 0,
     "neighbors": 1, "graph": 1, "topology": 1,
     "nn": 2,
     "derivatives": 3, "model": 3,
     "checkpoint": 4, "download": 4, "bundled": 4,
     "kernels": 5, "memory": 5,
     "interfaces": 6, "maps": 6, "training": 6,
-    "cli": 7, "__init__": 7, "__main__": 7,
+    "cli": 7, "train": 7, "__init__": 7, "__main__": 7,
 }  # fmt: skip
 HIGHEST = {"kernels": 3}  # the highest layer a room may import; its own where nothing is said
 LONERS = {"workflows"}  # know ASE and nothing of ours

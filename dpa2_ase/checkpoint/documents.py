@@ -19,6 +19,7 @@ import yaml
 from torch import Tensor
 
 from ..config import UnsupportedModelError
+from ..hdf5 import hdf5_module, open_hdf5
 from ..option_values import short
 from .archive import MAX_RATIO, SMALL, read_entry
 from .errors import CheckpointError
@@ -31,10 +32,10 @@ _KINDS = ("float64", "float32", "float16", "int64", "int32", "bool", "uint8", "i
 def read_hdf5(path: Path) -> RawFile:
     """A ``.dp`` file."""
     try:
-        import h5py
-    except ImportError as error:
-        raise CheckpointError("reading .dp files needs h5py: pip install 'dpa2-ase[hdf5]'") from error
-    with h5py.File(path, "r") as file:
+        opened = open_hdf5(path)
+    except ModuleNotFoundError as error:
+        raise CheckpointError(str(error)) from error
+    with opened as file:
         if "json" not in file.attrs or file.attrs.get_id("json").shape != ():
             raise CheckpointError("an HDF5 file without the attribute 'json': not a model")
         budget = max(SMALL, MAX_RATIO * path.stat().st_size)
@@ -53,8 +54,7 @@ def read_hdf5(path: Path) -> RawFile:
 
 def _own_dataset(file: Any, reference: str) -> Any:
     """A dataset whose numbers are in this very file: HDF5 can also point to other files, or to nothing."""
-    import h5py
-
+    h5py = hdf5_module()
     name = reference.removeprefix("/")
     link = file.get(name, getlink=True) if name and "/" not in name and not name.startswith(".") else None
     dataset = file[name] if isinstance(link, h5py.HardLink) else None

@@ -148,8 +148,7 @@ class RepformerLayer(nn.Module):
 
 def moment(feature: Tensor, direction: Tensor, weights: Weights, graph: AtomicGraph) -> Tensor:
     """Sum of directions times features over the neighbors, (N, 3, d) for `feature` (E, d)."""
-    outer = direction[:, :, None] * (weights.edge[:, None] * feature)[:, None, :]
-    return weights.moment[:, None, None] * segment_sum(outer, graph.center, graph.n_atoms)
+    return weights.moment[:, None, None] * graph.sum_outer(weights.edge[:, None] * direction, feature)
 
 
 def symmetrize(moments: Tensor, axis: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812  # the field's usual name
 
 from ..config import SeAttenConfig
 from ..graph import AtomicGraph, Neighborhood, neighborhood
-from ..ops import EMPTY_LOGIT, has_nonzero, segment_sum, softmax_with_empty_slots, type_pair_mask
+from ..ops import EMPTY_LOGIT, has_nonzero, softmax_with_empty_slots, type_pair_mask
 from .environment import EdgeEnvironment, Environment
 from .layers import Dense, LayerNorm
 from .pair_features import PairFeatures
@@ -122,7 +122,7 @@ class SeAtten(nn.Module):
         for layer in self.attention:
             feature = layer(feature, env, hood)
         rows = self.rows(graph, env)  # (E, K)
-        moment = segment_sum(rows[:, :, None] * feature[:, None, :], graph.center, graph.n_atoms)  # (N, K, C)
+        moment = graph.sum_outer(rows, feature)  # (N, K, C)
         return self.output(moment, hood, type_embedding)
 
     def output(self, moment: Tensor, hood: Neighborhood, type_embedding: Tensor) -> BlockOutput:

@@ -1,0 +1,1 @@
+"""Fit models to data: systems of frames, statistics, losses, optimizers and checkpoints."""

@@ -1,0 +1,1 @@
+"""Labelled structures in and out: DeePMD systems and everything ASE reads, as `Frame`."""

@@ -1,0 +1,299 @@
+"""DeePMD-kit's ``input.json``, single- and multi-task, as settings of a training.
+
+What changes a training and is not implemented is refused by its path; what only concerns messages, files and speed of
+DeePMD-kit is passed over.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..option_values import short, table
+from .heads import Sharing
+from .loss import LossConfig, Prefactor
+from .options import joined, unknown_key
+from .sampling import BatchSize, parse_batch_size
+from .schedules import LearningRateConfig
+from .settings import DEFAULT_HEAD, DataConfig, HeadConfig, OptimizerConfig, OutputConfig, TrainingConfig
+
+_STEPS = ("numb_steps", "stop_batch", "num_step", "num_steps", "numb_step")
+_NO_MATTER = frozenset(  # messages, files and speed
+    "_comment comment disp_training time_training profiling profiling_file enable_profiler disp_avg stat_file "
+    "stat_file_mode tensorboard_freq enable_compile enable_tf32 zero_stage acc_freq neighbor_graph_method "
+    "ema_ckpt_keep".split()
+)
+_TRAINING = frozenset(
+    "training_data validation_data data_dict model_prob seed disp_file disp_freq save_ckpt save_freq max_ckpt_keep "
+    "gradient_max_norm enable_ema ema_decay tensorboard tensorboard_log_dir opt_type adam_beta1 adam_beta2 "
+    "weight_decay warmup_steps save_dir change_bias_after_training".split()
+) | {*_STEPS}
+_LOSS = {"e": "energy", "f": "forces", "v": "virial", "ae": "atomic_energies", "pf": "weighted_forces"}
+_DEFAULTS = {"e": (0.02, 1.0), "f": (1000.0, 1.0)}
+
+
+def settings_of_input(data: Mapping[str, Any]) -> TrainingConfig:
+    """The settings of an input of DeePMD-kit.
+
+    Raises
+    ------
+    ValueError
+        For keys that are not known or not supported, and wrong values.
+    """
+    _only(data, {"model", "learning_rate", "loss", "loss_dict", "training", "optimizer", "validating"}, "")
+    training = table(data.get("training"), "training")
+    _only(training, _TRAINING, "training")
+    _refuse(training, "training", change_bias_after_training=False)
+    if table(data.get("validating", {}), "validating").get("full_validation", False):
+        raise ValueError("validating.full_validation is not supported; validation errors are in the log anyway")
+    model = table(data.get("model"), "model")
+    sections, sharing = _multi_task(model) if "model_dict" in model else ({DEFAULT_HEAD: dict(model)}, ())
+    for head, section in sections.items():
+        _check_section(section, "model" if head == DEFAULT_HEAD else f"model.model_dict.{head}")
+    return TrainingConfig(
+        heads=_heads(data, training, sections),
+        steps=_steps(training),
+        sharing=sharing,
+        learning_rate=_learning_rate(data, training),
+        optimizer=_optimizer(data, training),
+        freeze=_frozen(sections),
+        seed=int(training.get("seed") or 0),
+        output=_output(training),
+    )
+
+
+def _only(data: Mapping[str, Any], known: Any, path: str) -> None:
+    for key in data:
+        if key not in known and key not in _NO_MATTER:
+            raise ValueError(unknown_key(path, key, known).replace("not a known key", "not supported"))
+
+
+def _refuse(data: Mapping[str, Any], path: str, **neutral: Any) -> None:
+    """Refuse options that are set to anything but what does nothing."""
+    for key, value in neutral.items():
+        if data.get(key, value) not in (value, None):
+            raise ValueError(f"{joined(path, key)} = {short(data[key])} is not supported")
+
+
+def _multi_task(model: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], tuple[Sharing, ...]]:
+    """Sections of all heads with links to the shared dictionary resolved, and what is shared by them."""
+    _only(model, {"shared_dict", "model_dict", "finetune_head"}, "model")
+    shared = table(model.get("shared_dict", {}), "model.shared_dict")
+    sections: dict[str, dict[str, Any]] = {}
+    links: dict[tuple[str, str], dict[str, int]] = {}
+    for head, raw in table(model["model_dict"], "model.model_dict").items():
+        path = f"model.model_dict.{head}"
+        section = dict(table(raw, path))
+        for part in ("type_map", "descriptor", "fitting_net"):
+            if not isinstance(section.get(part), str):
+                continue
+            name, _, level = section[part].partition(":")
+            if name not in shared:
+                raise ValueError(
+                    f"{path}.{part}: there is no {name!r} in model.shared_dict, which has {sorted(shared)}"
+                )
+            section[part] = copy.deepcopy(shared[name])
+            if part != "type_map":
+                links.setdefault((part, name), {})[head] = int(level or 0)
+        sections[head] = section
+    sharing = [Sharing(part, levels) for (part, _), levels in links.items() if len(levels) > 1]  # type: ignore[arg-type]  # one of two parts
+    return sections, tuple(sharing)
+
+
+def _check_section(section: Mapping[str, Any], path: str) -> None:
+    _refuse(section, path, preset_out_bias=None, finetune_head=None)
+    descriptor = table(section.get("descriptor"), f"{path}.descriptor")
+    for part, key in ((descriptor, "sel"), *((descriptor.get(b) or {}, "nsel") for b in ("repinit", "repformer"))):
+        if isinstance(part, Mapping) and isinstance(part.get(key), str):
+            raise ValueError(f"{path}.descriptor: {key} = {short(part[key])} is not supported; give a number")
+    fitting = table(section.get("fitting_net"), f"{path}.fitting_net")
+    if fitting.get("type", "ener") != "ener":
+        raise ValueError(f"{path}.fitting_net.type {short(fitting['type'])}: only energies can be trained so far")
+
+
+def _heads(
+    data: Mapping[str, Any], training: Mapping[str, Any], sections: Mapping[str, dict[str, Any]]
+) -> dict[str, HeadConfig]:
+    if list(sections) == [DEFAULT_HEAD]:
+        if "data_dict" in training or "loss_dict" in data:
+            raise ValueError("training.data_dict and loss_dict belong to a multi-task model (model.model_dict)")
+        loss = _loss(table(data.get("loss", {}), "loss"), "loss")
+        return {DEFAULT_HEAD: HeadConfig(sections[DEFAULT_HEAD], _data(training, "training"), loss)}
+    data_dict = table(training.get("data_dict"), "training.data_dict")
+    losses = table(data.get("loss_dict", {}), "loss_dict")
+    probabilities = table(training.get("model_prob", {}), "training.model_prob")
+    unknown = sorted({*data_dict, *losses, *probabilities} - sections.keys())
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is not one of the heads {sorted(sections)} of model.model_dict")
+    heads = {}
+    for head, section in sections.items():
+        section = dict(section)
+        path = f"training.data_dict.{head}"
+        heads[head] = HeadConfig(
+            model=section,
+            data=_data(table(data_dict.get(head), path), path),
+            loss=_loss(table(losses.get(head, {}), f"loss_dict.{head}"), f"loss_dict.{head}"),
+            probability=float(probabilities.get(head, 0.0 if probabilities else 1.0)),
+        )
+    return {head: config for head, config in heads.items() if config.probability > 0}
+
+
+def _data(data: Mapping[str, Any], path: str) -> DataConfig:
+    known = {"systems", "batch_size", "auto_prob", "auto_prob_style", "sys_probs", "sys_weights", "rglob_patterns"}
+    train, where = table(data.get("training_data"), f"{path}.training_data"), f"{path}.training_data"
+    _only(train, known | {"min_pair_dist"}, where)
+    _refuse(train, where, min_pair_dist=0)
+    valid = table(data.get("validation_data") or {"systems": []}, f"{path}.validation_data")
+    _only(valid, known | {"numb_btch", "numb_batch"}, f"{path}.validation_data")
+    patterns = train.get("rglob_patterns") or [None]
+    if len(patterns) > 1:
+        raise ValueError(f"{where}.rglob_patterns: one pattern is supported, found {len(patterns)}")
+    return DataConfig(
+        train=_systems(train, where),
+        valid=_systems(valid, f"{path}.validation_data"),
+        batch=_batch(train, where),
+        valid_batch=_batch(valid, f"{path}.validation_data"),
+        valid_batches=int(valid.get("numb_btch", valid.get("numb_batch", 1))),
+        system_weights=_system_weights(train, where),
+        pattern=patterns[0],
+    )
+
+
+def _systems(data: Mapping[str, Any], path: str) -> tuple[str, ...]:
+    systems = data.get("systems")
+    found = [systems] if isinstance(systems, str) else systems
+    if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
+        raise ValueError(f"{path}.systems should be a list of paths, found {short(systems)}")
+    return tuple(found)
+
+
+def _batch(data: Mapping[str, Any], path: str) -> BatchSize:
+    size = data.get("batch_size", "auto")
+    if isinstance(size, list):
+        if len(set(size)) != 1:
+            raise ValueError(f"{path}.batch_size: different sizes for systems are not supported; use auto:N")
+        size = size[0]
+    return parse_batch_size(size, f"{path}.batch_size")
+
+
+def _system_weights(data: Mapping[str, Any], path: str) -> Any:
+    weights = data.get("sys_probs", data.get("sys_weights"))
+    if weights is not None:
+        return tuple((number, number + 1, float(weight)) for number, weight in enumerate(weights))
+    style = str(data.get("auto_prob", data.get("auto_prob_style", "prob_sys_size")))
+    kind, _, blocks = style.partition(";")
+    if style == "prob_uniform":
+        return "equal"
+    if kind != "prob_sys_size":
+        raise ValueError(
+            f"{path}.auto_prob {short(style)} is not supported; supported: prob_uniform, prob_sys_size[;…]"
+        )
+    try:
+        parts = [block.split(":") for block in blocks.split(";") if block]
+        return tuple((int(a), int(b), float(weight)) for a, b, weight in parts) or "frames"
+    except ValueError:
+        raise ValueError(f"{path}.auto_prob {short(style)}: blocks are START:END:WEIGHT") from None
+
+
+def _loss(data: Mapping[str, Any], path: str) -> LossConfig:
+    names = {f"{side}_pref_{quantity}" for side in ("start", "limit") for quantity in (*_LOSS, "h", "gf")}
+    others = {"type", "loss_func", "use_huber", "huber_delta", "relative_f", "f_use_norm", "intensive_ener_virial"}
+    _only(data, names | others | {"enable_atom_ener_coeff", "numb_generalized_coord", "use_default_pf"}, path)
+    neutral = dict.fromkeys(("start_pref_h", "limit_pref_h", "start_pref_gf", "limit_pref_gf"), 0)
+    _refuse(data, path, type="ener", enable_atom_ener_coeff=False, numb_generalized_coord=0, **neutral)
+    prefactors = {}
+    for quantity, name in _LOSS.items():
+        start, limit = _DEFAULTS.get(quantity, (0.0, 0.0))
+        start, limit = data.get(f"start_pref_{quantity}", start), data.get(f"limit_pref_{quantity}", limit)
+        prefactors[name] = Prefactor(float(start), float(limit))
+    if data.get("loss_func", "mse") not in ("mse", "mae"):
+        raise ValueError(f"{path}.loss_func should be mse or mae, found {short(data['loss_func'])}")
+    delta = data.get("huber_delta", 0.01)
+    return LossConfig(
+        **prefactors,
+        function="huber" if data.get("use_huber", False) else data.get("loss_func", "mse"),
+        huber_delta=tuple(map(float, delta)) if isinstance(delta, list) else (float(delta),),
+        relative_force=data.get("relative_f"),
+        force_norm=bool(data.get("f_use_norm", False)),
+        intensive=bool(data.get("intensive_ener_virial", False)),
+        default_force_weight=1.0 if data.get("use_default_pf", False) else None,
+    )
+
+
+def _steps(training: Mapping[str, Any]) -> int:
+    found = [training[key] for key in _STEPS if key in training]
+    if not found:
+        raise ValueError("training.numb_steps is missing")
+    return int(found[0])
+
+
+def _learning_rate(data: Mapping[str, Any], training: Mapping[str, Any]) -> LearningRateConfig:
+    rate, path = table(data.get("learning_rate", {"start_lr": 1e-3}), "learning_rate"), "learning_rate"
+    common = {"type", "start_lr", "stop_lr", "stop_lr_ratio", "warmup_steps", "warmup_ratio", "warmup_start_factor"}
+    own = {"exp": {"decay_steps", "decay_rate", "smooth"}, "cosine": set(), "wsd": {"decay_phase_ratio", "decay_type"}}
+    kind = rate.get("type", "exp")
+    if kind not in own:
+        raise ValueError(f"{path}.type {short(kind)} is not supported; supported: {', '.join(own)}")
+    _only(rate, common | own[kind] | {"scale_by_worker"}, path)
+    start = float(rate.get("start_lr", 1e-3))
+    ratio = rate.get("stop_lr_ratio")
+    stop = start * float(ratio) if ratio is not None else float(rate.get("stop_lr") or 1e-5)
+    warmup = rate.get("warmup_steps", training.get("warmup_steps", 0))
+    if rate.get("warmup_ratio") is not None:
+        warmup = int(float(rate["warmup_ratio"]) * _steps(training))
+    return LearningRateConfig(
+        schedule=kind,
+        start=start,
+        stop=stop,
+        decay_steps=int(rate.get("decay_steps", 5000)),
+        decay_rate=rate.get("decay_rate"),
+        smooth=bool(rate.get("smooth", False)),
+        decay_part=float(rate.get("decay_phase_ratio", 0.1)),
+        decay=rate.get("decay_type", "inverse_linear"),
+        warmup=int(warmup),
+        warmup_start=float(rate.get("warmup_start_factor", 0.0)),
+    )
+
+
+def _optimizer(data: Mapping[str, Any], training: Mapping[str, Any]) -> OptimizerConfig:
+    section = table(data.get("optimizer", {}), "optimizer")
+    _only(section, {"type", "adam_beta1", "adam_beta2", "weight_decay"}, "optimizer")
+    path, kind = ("optimizer.type", section.get("type")) if section else ("training.opt_type", training.get("opt_type"))
+    if kind not in (None, "Adam", "AdamW"):
+        raise ValueError(f"{path} {short(kind)} is not supported; supported: Adam, AdamW")
+    options = {**training, **section}
+    clip = float(training.get("gradient_max_norm") or 0.0)
+    return OptimizerConfig(
+        type="adamw" if kind == "AdamW" else "adam",
+        betas=(float(options.get("adam_beta1", 0.9)), float(options.get("adam_beta2", 0.999))),
+        weight_decay=float(options.get("weight_decay", 0.001 if kind == "AdamW" else 0.0)),
+        clip=clip or None,
+        ema=float(training.get("ema_decay", 0.999)) if training.get("enable_ema", False) else None,
+    )
+
+
+def _frozen(sections: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Parts with ``trainable: false``, which must be the same in all heads."""
+    frozen = []
+    for part, name in (("descriptor", "descriptor"), ("fitting_net", "fitting")):
+        values = [section[part].get("trainable", True) for section in sections.values()]
+        if any(value is not values[0] for value in values) or not isinstance(values[0], bool):
+            raise ValueError(f"{part}.trainable should be true or false, the same in all heads, found {values}")
+        if not values[0]:
+            frozen.append(name)
+    return tuple(frozen)
+
+
+def _output(training: Mapping[str, Any]) -> OutputConfig:
+    every = int(training.get("disp_freq", 1000))
+    return OutputConfig(
+        checkpoint=str(Path(training.get("save_dir", ".")) / f"{training.get('save_ckpt', 'model.ckpt')}.pt"),
+        save_every=int(training.get("save_freq", 1000)),
+        keep=int(training.get("max_ckpt_keep", 5)),
+        log=str(training.get("disp_file", "lcurve.out")),
+        log_every=every,
+        validate_every=every,
+        tensorboard=str(training.get("tensorboard_log_dir", "log")) if training.get("tensorboard", False) else None,
+    )

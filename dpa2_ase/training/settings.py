@@ -1,0 +1,276 @@
+"""What a training is told: the short YAML file, and the classes every other input is turned into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from .data.checks import Kind, Limits
+from .heads import Sharing
+from .loss import LossConfig, Prefactor
+from .options import fill, joined
+from .presets import PRESETS, preset
+from .sampling import BatchSize, parse_batch_size
+from .schedules import LearningRateConfig
+
+DEFAULT_HEAD = "Default"
+_AUTO_128, _AUTO_512 = BatchSize("auto", 128), BatchSize("auto", 512)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Frames of one head: files and folders as `read_frames` takes them."""
+
+    train: tuple[str, ...]
+    valid: tuple[str, ...] = ()
+    batch: BatchSize = _AUTO_128
+    valid_batch: BatchSize = _AUTO_512
+    valid_batches: int | None = 10  # of each validation; None for all frames
+    weights: tuple[float, ...] | None = None  # probability of every entry of `train`; None counts frames
+    system_weights: Literal["frames", "equal"] | tuple[tuple[int, int, float], ...] = "frames"  # or runs of systems
+    keys: dict[str, str] = field(default_factory=dict)  # names of labels, see `LabelKeys`
+    pattern: str | None = None  # of systems below a folder
+    filter: tuple[Kind, ...] = ("shape", "not-finite", "no-labels")  # kinds of findings whose frames are left out
+    limits: Limits = field(default_factory=Limits)  # from where on a frame is listed
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """One level of theory: a model section of DeePMD-kit, data and loss."""
+
+    model: dict[str, Any]
+    data: DataConfig
+    loss: LossConfig = field(default_factory=LossConfig)
+    probability: float = 1.0
+    finetune_head: str | None = None  # head of the pretrained model to start from; RANDOM for a new fitting net
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam, or AdamW with decoupled weight decay."""
+
+    type: Literal["adam", "adamw"] = "adam"
+    betas: tuple[float, ...] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    clip: float | None = None  # largest norm of the gradient
+    ema: float | None = None  # decay of a running mean of all parameters, close to one
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """Where results go, and how often; in steps."""
+
+    checkpoint: str = "model.pt"
+    save_every: int = 1000
+    keep: int = 0  # numbered copies besides the last one
+    log: str = "log.csv"
+    log_every: int = 100
+    validate_every: int = 1000
+    tensorboard: str | None = None  # folder
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A whole training."""
+
+    heads: dict[str, HeadConfig]
+    steps: int
+    sharing: tuple[Sharing, ...] = ()
+    learning_rate: LearningRateConfig = field(default_factory=LearningRateConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    freeze: tuple[str, ...] = ()  # beginnings of parameter names, such as descriptor or descriptor.repinit
+    seed: int = 0
+    output: OutputConfig = field(default_factory=OutputConfig)
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """Probability of every head, their sum is one."""
+        total = sum(head.probability for head in self.heads.values())
+        return {name: head.probability / total for name, head in self.heads.items()}
+
+
+# ---- the YAML file -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """Prefactors of the loss, each a number or [start, limit]."""
+
+    energy: tuple[float, ...] = (0.02, 1.0)
+    forces: tuple[float, ...] = (1000.0, 1.0)
+    virial: tuple[float, ...] = (0.0,)
+    atomic_energies: tuple[float, ...] = (0.0,)
+    weighted_forces: tuple[float, ...] = (0.0,)
+    function: Literal["mse", "mae", "huber"] = "mse"
+    huber_delta: tuple[float, ...] = (0.01,)
+    relative_force: float | None = None
+    force_norm: bool = False
+    intensive: bool = False
+    default_force_weight: float | None = None
+
+
+@dataclass(frozen=True)
+class _Data:
+    train: tuple[str, ...]
+    valid: tuple[str, ...] = ()
+    batch: int | str = "auto:128"
+    valid_batch: int | str = "auto:512"
+    valid_batches: int | None = 10
+    weights: tuple[float, ...] | None = None
+    keys: dict[str, str] = field(default_factory=dict)
+    pattern: str | None = None
+    filter: tuple[Kind, ...] = DataConfig.filter
+    limits: Limits = field(default_factory=Limits)
+    loss: _Terms | None = None
+    probability: float = 1.0
+    finetune_head: str | None = None
+
+
+@dataclass(frozen=True)
+class _File:
+    elements: tuple[str, ...]
+    steps: int
+    model: str | dict[str, Any] = "small"
+    precision: Literal["float32", "float64"] = "float32"
+    data: _Data | None = None
+    heads: dict[str, _Data] = field(default_factory=dict)
+    loss: _Terms = field(default_factory=_Terms)
+    learning_rate: LearningRateConfig = field(default_factory=LearningRateConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    freeze: tuple[str, ...] = ()
+    seed: int = 0
+    output: OutputConfig = field(default_factory=OutputConfig)
+
+
+def read_settings(path: str | Path) -> TrainingConfig:
+    """Read a YAML file of this package, or an ``input.json`` of DeePMD-kit.
+
+    Raises
+    ------
+    ValueError
+        For unknown keys and wrong values, by their path.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no settings file {path}")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is neither YAML nor JSON: {error}") from error
+    try:
+        if isinstance(content, dict) and "training" in content:
+            from .deepmd_input import settings_of_input
+
+            config = settings_of_input(content)
+        else:
+            config = settings_of_table(content)
+    except ValueError as error:
+        raise type(error)(f"{path}: {error}") from None
+    return relative_to(config, path.parent)
+
+
+def settings_of_table(content: Any) -> TrainingConfig:
+    """The settings a YAML table of this package asks for."""
+    file = fill(_File, content, "")
+    if (file.data is None) == (not file.heads):
+        raise ValueError("either data (one head) or heads (several) should say what to train on")
+    section = preset(file.model, file.elements, file.precision) if isinstance(file.model, str) else dict(file.model)
+    section = {"type_map": list(file.elements)} | section
+    groups = dict(file.heads) if file.data is None else {DEFAULT_HEAD: file.data}
+    heads = {}
+    for name, data in groups.items():
+        path = joined("heads", name) if file.heads else "data"
+        heads[name] = HeadConfig(
+            model=section,
+            data=_data(data, path),
+            loss=_loss(data.loss or file.loss, joined(path, "loss") if data.loss else "loss"),
+            probability=data.probability,
+            finetune_head=data.finetune_head,
+        )
+    levels = dict.fromkeys(heads, 0)
+    return TrainingConfig(
+        heads=heads,
+        steps=file.steps,
+        sharing=(Sharing("descriptor", levels),) if len(heads) > 1 else (),
+        learning_rate=file.learning_rate,
+        optimizer=file.optimizer,
+        freeze=file.freeze,
+        seed=file.seed,
+        output=file.output,
+    )
+
+
+def _data(data: _Data, path: str) -> DataConfig:
+    return DataConfig(
+        train=data.train,
+        valid=data.valid,
+        batch=parse_batch_size(data.batch, joined(path, "batch")),
+        valid_batch=parse_batch_size(data.valid_batch, joined(path, "valid_batch")),
+        valid_batches=data.valid_batches,
+        weights=data.weights,
+        keys=data.keys,
+        pattern=data.pattern,
+        filter=data.filter,
+        limits=data.limits,
+    )
+
+
+def _loss(terms: _Terms, path: str) -> LossConfig:
+    prefactors = {}
+    for name in ("energy", "forces", "virial", "atomic_energies", "weighted_forces"):
+        values = getattr(terms, name)
+        if len(values) not in (1, 2):
+            raise ValueError(f"{joined(path, name)} should be a number or [start, limit]")
+        prefactors[name] = Prefactor(values[0], values[-1])
+    return LossConfig(
+        **prefactors,
+        function=terms.function,
+        huber_delta=terms.huber_delta,
+        relative_force=terms.relative_force,
+        force_norm=terms.force_norm,
+        intensive=terms.intensive,
+        default_force_weight=terms.default_force_weight,
+    )
+
+
+def relative_to(config: TrainingConfig, folder: Path) -> TrainingConfig:
+    """The same settings with relative paths of data taken from `folder`, where the settings file is."""
+
+    def moved(paths: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(folder / path) for path in paths)
+
+    heads = {
+        name: replace(head, data=replace(head.data, train=moved(head.data.train), valid=moved(head.data.valid)))
+        for name, head in config.heads.items()
+    }
+    return replace(config, heads=heads)
+
+
+TEMPLATE = f"""\
+# Settings of a training; run it with: dpa2 train FILE
+elements: [O, H]              # what the model will know, in this order
+steps: 100000
+model: small                  # {", ".join(PRESETS)}, or a model section as DeePMD-kit's
+precision: float32            # of the nets
+data:
+  train: [path/to/train.xyz]  # whatever ASE reads, DeePMD systems (folders, .hdf5, LMDB) or folders of such
+  valid: [path/to/valid.xyz]
+  batch: auto:128             # frames until there are so many atoms; also max:N or a number of frames
+  filter: [shape, not-finite, no-labels]    # frames to leave out; also large-force, large-pressure, duplicate ...
+  limits: {{force: 30.0, pressure: 100.0}}    # what is large: eV/Å, GPa
+# several levels of theory share one descriptor; instead of data:
+# heads:
+#   water: {{train: [water/], valid: [water-valid/], probability: 1.0}}
+#   metals: {{train: [metals.xyz], probability: 2.0}}
+loss:                         # weights, from [start] to [limit] as the learning rate falls
+  energy: [0.02, 1.0]
+  forces: [1000.0, 1.0]
+  virial: [0.02, 1.0]
+learning_rate: {{schedule: exp, start: 1.0e-3, stop: 1.0e-6, decay_steps: 1000, warmup: 0}}
+optimizer: {{type: adam, clip: 10.0, ema: 0.999}}
+output: {{checkpoint: model.pt, log: log.csv, log_every: 100, validate_every: 1000, save_every: 1000}}
+seed: 1
+"""

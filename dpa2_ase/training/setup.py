@@ -1,0 +1,231 @@
+"""From settings to what a trainer works with: frames read and checked, models built or loaded, statistics filled in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..checkpoint import heads as heads_of_file
+from ..checkpoint import load_potential
+from ..model import Potential
+from ..nn.repformer import Repformer
+from ..nn.se_atten import SeAtten
+from ..nn.three_body import ThreeBody
+from .data.checks import check_frames
+from .data.files import System, read_systems
+from .data.frames import Frame, LabelKeys
+from .frameset import FrameSet
+from .heads import Heads, Sharing, number_heads, random_potential
+from .settings import DataConfig, HeadConfig, TrainingConfig
+from .statistics import change_energy_bias, set_energy_bias, set_environment_statistics
+
+logger = logging.getLogger("dpa2_ase")
+RANDOM = "RANDOM"
+
+
+@dataclass(frozen=True)
+class HeadData:
+    """Frames of one head."""
+
+    train: FrameSet
+    valid: FrameSet | None
+    weights: np.ndarray | None  # probability of every training frame
+
+
+def read_data(data: DataConfig, model: Potential, path: str) -> HeadData:
+    """Read the frames of one head, leave out broken ones, and say what looks wrong.
+
+    Raises
+    ------
+    ValueError
+        For elements the model does not know, or if nothing is left.
+    """
+    keys = LabelKeys(**data.keys)
+    entries = [_read(entry, keys, data, model.type_map) for entry in data.train]
+    systems = [system for entry in entries for system in entry]
+    weights = _frame_weights(data, entries)
+    frames = [frame for system in systems for frame in system.frames]
+    report = check_frames(frames, model.type_map, data.limits)
+    unknown = [f for f in report.findings if f.kind == "unknown-element"]
+    if unknown:
+        raise ValueError(f"{path}.train: frame {unknown[0].frame}: {unknown[0].text}")
+    if not report.is_clean:
+        logger.warning("%s.train: %s", path, report.text(examples=1))
+    bad = set(report.frames(data.filter))
+    keep = [index for index in range(len(frames)) if index not in bad]
+    if not keep:
+        raise ValueError(f"{path}.train: no frame is left to train on: {', '.join(data.train)}")
+    valid = [f for entry in data.valid for s in _read(entry, keys, data, model.type_map) for f in s.frames]
+    _check_parameters([frames[i] for i in keep] + valid, model, path)
+    return HeadData(
+        train=frame_set([frames[i] for i in keep], model),
+        valid=frame_set(_without_broken(valid, data), model) if valid else None,
+        weights=None if weights is None else weights[keep],
+    )
+
+
+def _check_parameters(frames: Sequence[Frame], model: Potential, path: str) -> None:
+    """Refuse frames that lack the parameters the model takes."""
+    fitting = getattr(model.config, "fitting_net", None)
+    if fitting is None:
+        return
+    wanted = {"fparam": fitting.numb_fparam * (fitting.default_fparam is None)}
+    wanted["aparam"] = fitting.numb_aparam * (not fitting.use_aparam_as_mask)
+    for number, frame in enumerate(frames):
+        for name, size in wanted.items():
+            values = getattr(frame, name)
+            if size and (values is None or values.shape[-1] != size):
+                found = "none" if values is None else f"{values.shape[-1]}"
+                raise ValueError(f"{path}: frame {number} has {found} of the {size} numbers of {name} the model takes")
+
+
+def frame_set(frames: Sequence[Frame], model: Potential) -> FrameSet:
+    """Frames as the input of a model."""
+    excluded = getattr(model.config, "atom_exclude_types", ())
+    return FrameSet(frames, model.type_map, model.cutoff, excluded=excluded)
+
+
+def _read(entry: str, keys: LabelKeys, data: DataConfig, names: Sequence[str]) -> list[System]:
+    return read_systems(entry, keys=keys, names=names, pattern=data.pattern)
+
+
+def _without_broken(frames: list[Frame], data: DataConfig) -> list[Frame]:
+    return check_frames(frames, limits=data.limits).without(frames, data.filter)
+
+
+def _frame_weights(data: DataConfig, entries: list[list[System]]) -> np.ndarray | None:
+    """Probabilities of frames from those of entries or systems; ``None`` where all frames are alike."""
+    sizes = [len(system.frames) for entry in entries for system in entry]
+    if data.weights is not None:
+        if len(data.weights) != len(entries):
+            raise ValueError(f"weights has {len(data.weights)} numbers for {len(entries)} entries of train")
+        counts = [sum(len(system.frames) for system in entry) for entry in entries]
+        return np.concatenate([np.full(n, w / n) for n, w in zip(counts, data.weights, strict=True)])
+    if data.system_weights == "frames":
+        return None
+    if data.system_weights == "equal":
+        return np.concatenate([np.full(size, 1 / size) for size in sizes])
+    weights = np.zeros(sum(sizes))
+    ends = np.cumsum([0, *sizes])
+    for first, last, weight in data.system_weights:
+        if not 0 <= first < last <= len(sizes):
+            raise ValueError(f"probabilities of systems {first} to {last}: there are {len(sizes)} systems")
+        weights[ends[first] : ends[last]] = weight / (ends[last] - ends[first])
+    return weights
+
+
+def new_heads(config: TrainingConfig) -> Heads:
+    """Models with random weights."""
+    potentials = {
+        name: random_potential(head.model, f"heads.{name}.model", config.seed + 1)
+        for name, head in config.heads.items()
+    }
+    heads = Heads(potentials, config.sharing)
+    number_heads(heads)
+    return heads
+
+
+def prepare_new(config: TrainingConfig, heads: Heads, data: Mapping[str, HeadData]) -> None:
+    """Fill in statistics of the environment, biases of energies and normalization of parameters."""
+    first = next(iter(config.heads.values()))
+    train = {name: d.train for name, d in data.items()}
+    set_environment_statistics(heads, train, config.probabilities, _mean_is_zero(first), config.seed)
+    for name, potential in heads.items():
+        set_energy_bias(potential, train[name], config.seed)
+        _normalize_parameters(heads, name, train[name])
+
+
+def _mean_is_zero(head: HeadConfig) -> dict[type[nn.Module], bool]:
+    descriptor = head.model["descriptor"]
+    repinit = bool(descriptor.get("repinit", descriptor).get("set_davg_zero", True))
+    repformer = bool(descriptor.get("repformer", {}).get("set_davg_zero", True))
+    return {SeAtten: repinit, ThreeBody: repinit, Repformer: repformer}
+
+
+def _normalize_parameters(heads: Heads, name: str, frames: FrameSet) -> None:
+    """Mean and inverse spread of frame and atom parameters over the data."""
+    fitting = heads.model(name).fitting
+    for kind in ("fparam", "aparam"):
+        values = [getattr(frame, kind) for frame in frames.frames if getattr(frame, kind) is not None]
+        average = getattr(fitting, f"{kind}_avg")
+        if len(average) and values:
+            rows = np.concatenate([np.reshape(value, (-1, len(average))) for value in values])
+            average.copy_(torch.from_numpy(rows.mean(axis=0)))
+            getattr(fitting, f"{kind}_inv_std").copy_(torch.from_numpy(1 / np.maximum(rows.std(axis=0), 1e-2)))
+
+
+def load_heads(config: TrainingConfig, path: str | Path) -> Heads:
+    """The heads of a checkpoint that was written for the same settings (``--init-model``)."""
+    found = heads_of_file(path)
+    missing = [name for name in config.heads if name not in found]
+    if missing:
+        raise ValueError(f"{path} has no head {missing[0]!r}; it has {sorted(found)}")
+    return Heads({name: load_potential(path, name) for name in config.heads}, config.sharing)
+
+
+def finetuned_heads(config: TrainingConfig, path: str | Path, head: str | None) -> Heads:
+    """Heads that start from those of a pretrained model; its configuration replaces the one of the settings.
+
+    Parameters
+    ----------
+    head
+        Head to start from where the settings do not say; ``RANDOM`` keeps the descriptor alone, and draws a new fitting
+        net.
+    """
+    available = heads_of_file(path)
+    potentials = {}
+    for name, wanted in config.heads.items():
+        chosen = wanted.finetune_head or head or (next(iter(available)) if len(available) == 1 else None)
+        if chosen is None and name in available:
+            chosen = name
+        if chosen is None:
+            raise ValueError(
+                f"{path} has the heads {sorted(available)}; say which to start from with --head, or {RANDOM}"
+            )
+        source = next(iter(available)) if chosen == RANDOM else chosen
+        potentials[name] = potential = load_potential(path, source)
+        _check_elements(wanted, potential, path)
+        if chosen == RANDOM:
+            _renew_fitting(potential, config.seed + 1)
+    sharing = config.sharing or ((Sharing("descriptor", dict.fromkeys(potentials, 0)),) if len(potentials) > 1 else ())
+    return Heads(potentials, sharing)
+
+
+def _check_elements(wanted: HeadConfig, potential: Potential, path: str | Path) -> None:
+    missing = [name for name in wanted.model.get("type_map", ()) if name not in potential.type_map]
+    if missing:
+        raise ValueError(f"{path} does not know {missing}; its elements are {list(potential.type_map)}")
+
+
+def _renew_fitting(potential: Potential, seed: int) -> None:
+    """Random weights for the fitting net, no bias."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = Potential(potential.config)
+    target, source = potential.model.get_submodule("fitting.net"), fresh.model.get_submodule("fitting.net")
+    target.load_state_dict(source.state_dict())
+    potential.model.get_buffer("out_bias").zero_()
+
+
+def prepare_finetuned(heads: Heads, data: Mapping[str, HeadData], seed: int) -> None:
+    """Fit the energy bias to the new data: what is left after the model's own energies."""
+    for name, potential in heads.items():
+        bias = potential.model.get_buffer("out_bias")
+        if not bool(bias.any()):
+            set_energy_bias(potential, data[name].train, seed)
+        change_energy_bias(potential, data[name].train, seed)
+
+
+def with_model(config: TrainingConfig, heads: Heads) -> TrainingConfig:
+    """The settings with the elements of the loaded models."""
+    updated = {
+        name: replace(head, model={**head.model, "type_map": list(heads[name].type_map)})
+        for name, head in config.heads.items()
+    }
+    return replace(config, heads=updated)

@@ -1,0 +1,98 @@
+"""What a training needs to continue bit for bit, stored beside the model in its checkpoint."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..checkpoint.archive import StoredTensor, TorchArchive
+from ..checkpoint.errors import CheckpointError
+
+KEY = "dpa2_ase_training"  # DeePMD-kit does not look at it
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Everything beside the parameters."""
+
+    step: int
+    optimizer: dict[str, Any]
+    samplers: dict[str, tuple[int, int]]
+    random: Tensor  # torch's generator
+    ema: dict[str, Tensor] = field(default_factory=dict)
+
+    def table(self) -> dict[str, Any]:
+        """As nested tables of tensors and plain values."""
+        return {
+            "version": VERSION,
+            "step": self.step,
+            "optimizer": self.optimizer,
+            "samplers": {name: list(state) for name, state in self.samplers.items()},
+            "random": self.random,
+            "ema": self.ema,
+        }
+
+
+def read_state(path: str | Path) -> TrainingState:
+    """The state in a checkpoint of this package; nothing in the file is executed.
+
+    Raises
+    ------
+    CheckpointError
+        For a file without, such as one of DeePMD-kit's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            opened = TorchArchive(archive)
+            content = opened.load()
+            stored = content.get(KEY) if isinstance(content, Mapping) else None
+            if isinstance(stored, Mapping):
+                stored = _with_tensors(stored, opened)
+    except zipfile.BadZipFile:
+        raise CheckpointError(f"{path} is not a training checkpoint") from None
+    if not isinstance(stored, dict) or stored.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path} holds a model but no training of this package to continue; start from it with --init-model"
+        )
+    samplers = {name: (int(epoch), int(position)) for name, (epoch, position) in stored["samplers"].items()}
+    return TrainingState(stored["step"], stored["optimizer"], samplers, stored["random"], stored["ema"])
+
+
+def _with_tensors(value: Any, archive: TorchArchive) -> Any:
+    """A copy with every stored tensor read."""
+    found: dict[str, StoredTensor] = {}
+
+    def collect(part: Any) -> Any:
+        if isinstance(part, StoredTensor):
+            name = str(len(found))
+            found[name] = part
+            return _Place(name)
+        if isinstance(part, Mapping):
+            return {key: collect(item) for key, item in part.items()}
+        return [collect(item) for item in part] if isinstance(part, list | tuple) else part
+
+    collected = collect(value)
+    tensors = archive.tensors(found)
+
+    def put(part: Any) -> Any:
+        if isinstance(part, _Place):
+            return tensors[part.name]
+        if isinstance(part, dict):
+            return {key: put(item) for key, item in part.items()}
+        return [put(item) for item in part] if isinstance(part, list) else part
+
+    return put(collected)
+
+
+@dataclass(frozen=True)
+class _Place:
+    name: str

@@ -1,0 +1,300 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import derivatives
+from ..checkpoint.writing import HeadNotes, write_checkpoint
+from ..model import Potential, Prediction, differentiable
+from .distributed import Processes
+from .frameset import Batch
+from .heads import Heads, parameter_name, trainable_parameters
+from .logbook import Display, Logbook
+from .loss import LossConfig, loss_terms, total_loss
+from .metrics import QUANTITIES, Errors
+from .sampling import Sampler, fixed_batches
+from .schedules import learning_rate
+from .settings import TrainingConfig
+from .setup import HeadData
+from .state import KEY, TrainingState
+
+
+def predict(potential: Potential, batch: Batch, *, gradient: bool, training: bool) -> Prediction:
+    """Energies and, if `gradient`, forces and virials of a batch; differentiable by the parameters in a training."""
+    graph = differentiable(batch.graph) if gradient else batch.graph
+    with torch.set_grad_enabled(gradient or training):
+        atomic = potential.atomic(graph, batch.fparam, batch.aparam)
+        energy = potential.total(atomic, graph)
+        if not gradient:
+            return Prediction(energy=energy, atomic_energies=atomic)
+        edge = derivatives.edge_gradient(energy, graph, create_graph=training)
+        return Prediction(
+            energy=energy,
+            atomic_energies=atomic,
+            forces=derivatives.forces(edge, graph),
+            virial=derivatives.virial(edge, graph),
+        )
+
+
+class Trainer:
+    """A training that can be advanced, stored and continued.
+
+    Parameters
+    ----------
+    config
+        The settings.
+    heads, data
+        Models with statistics filled in, and frames, by head.
+    device
+        Where to compute.
+    processes
+        Others that take part.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        heads: Heads,
+        data: Mapping[str, HeadData],
+        device: torch.device | str = "cpu",
+        processes: Processes | None = None,
+    ) -> None:
+        self.config, self.heads, self.data = config, heads.to(device), dict(data)
+        self.device, self.processes = torch.device(device), processes or Processes()
+        rates = config.learning_rate.parts
+        frozen = [*config.freeze, *(part for part, factor in rates.items() if factor == 0)]
+        self.parameters = trainable_parameters(self.heads, frozen)
+        self.optimizer = self._make_optimizer(rates)
+        self.samplers = {
+            name: Sampler(d.train.n_atoms, config.heads[name].data.batch, config.seed + number, d.weights)
+            for number, (name, d) in enumerate(data.items())
+        }
+        decay = config.optimizer.ema
+        self.ema = {} if decay is None else {n: p.detach().clone() for n, p in self.parameters.items()}
+        self.step_number = 0
+        self.errors: dict[str, Errors] = {name: Errors() for name in heads.names}
+        self.losses: dict[str, list[float]] = {name: [] for name in heads.names}
+
+    def _make_optimizer(self, rates: Mapping[str, float]) -> torch.optim.Optimizer:
+        groups: dict[float, list[Tensor]] = {}
+        for name, parameter in self.parameters.items():
+            fitting = [part for part in rates if parameter_name(name).startswith(part)]
+            factor = rates[max(fitting, key=len)] if fitting else 1.0
+            groups.setdefault(factor, []).append(parameter)
+        options = self.config.optimizer
+        kind = torch.optim.AdamW if options.type == "adamw" else torch.optim.Adam
+        self._factors = list(groups)
+        return kind(
+            [{"params": members} for members in groups.values()],
+            lr=self.config.learning_rate.start,
+            betas=(options.betas[0], options.betas[-1]),
+            weight_decay=options.weight_decay,
+        )
+
+    # ---- one step ----------------------------------------------------------------------------------------------------
+
+    def step(self) -> float:
+        """Draw a head and a batch, and improve the parameters; returns the loss."""
+        config = self.config
+        rate = learning_rate(config.learning_rate, self.step_number, config.steps)
+        for group, factor in zip(self.optimizer.param_groups, self._factors, strict=True):
+            group["lr"] = rate * factor
+        head = self._draw_head()
+        drawn = [next(self.samplers[head]) for _ in range(self.processes.count)]
+        batch = self.data[head].train.batch(drawn[self.processes.rank], self.device)
+        loss = self.gradients(head, batch, rate / config.learning_rate.start)
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} at step {self.step_number} (head {head!r}); lower learning_rate.start, set "
+                "optimizer.clip, or look for broken frames with the checks of the data"
+            )
+        if config.optimizer.clip is not None:
+            torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), config.optimizer.clip)
+        self.optimizer.step()
+        self._update_ema()
+        self.step_number += 1
+        return loss
+
+    def gradients(self, head: str, batch: Batch, ratio: float) -> float:
+        """Set the gradients of the parameters by the loss of a batch; returns the loss.
+
+        `ratio` is the learning rate over the first one.
+        """
+        loss_config = self.config.heads[head].loss
+        self.optimizer.zero_grad(set_to_none=True)
+        prediction = predict(self.heads[head], batch, gradient=loss_config.needs_gradient, training=True)
+        loss = self._loss(loss_config, prediction, batch, ratio)
+        loss.backward()
+        self.processes.sum_gradients(self.parameters.values())
+        value = float(self.processes.total(loss.detach()))
+        self.errors[head].add(prediction, batch)
+        self.losses[head].append(value)
+        return value
+
+    def _loss(self, config: LossConfig, prediction: Prediction, batch: Batch, ratio: float) -> Tensor:
+        terms = loss_terms(config, prediction, batch, ratio)
+        counts = self.processes.total(torch.stack([term.count for term in terms])) if terms else torch.zeros(1)
+        if not bool(counts.any()):
+            raise ValueError("no frame of a batch has a label the loss asks for; check the prefactors and the data")
+        return total_loss(terms, counts)
+
+    def _draw_head(self) -> str:
+        probabilities = self.config.probabilities
+        random = np.random.default_rng((self.config.seed, self.step_number))
+        return self.heads.names[random.choice(len(self.heads.names), p=[probabilities[n] for n in self.heads.names])]
+
+    def _update_ema(self) -> None:
+        decay = self.config.optimizer.ema
+        if decay is not None:
+            with torch.no_grad():
+                for name, mean in self.ema.items():
+                    mean.lerp_(self.parameters[name], 1 - decay)
+
+    # ---- the whole training ------------------------------------------------------------------------------------------
+
+    def run(self, *, quiet: bool = False, until: int | None = None) -> None:
+        """Train to the last step (or step `until`), with log, validation and checkpoints on the way."""
+        output, last = self.config.output, min(self.config.steps, until or self.config.steps)
+        first = self.processes.is_first
+        log = Logbook(Path(output.log), self._columns(), self.step_number, output.tensorboard) if first else None
+        display = Display(self.step_number, self.config.steps, quiet=quiet or not first)
+        try:
+            while self.step_number < last:
+                self.step()
+                display.advance()
+                done = self.step_number
+                if done % output.log_every == 0 or done % output.validate_every == 0 or done == last:
+                    values = self._report(validate=done % output.validate_every == 0 or done == last)
+                    if log is not None:
+                        log.write(done, values)
+                    display.show(done, values)
+                if (done % output.save_every == 0 or done == last) and first:
+                    self.save(Path(output.checkpoint))
+        finally:
+            display.close()
+            if log is not None:
+                log.close()
+
+    def _columns(self) -> list[str]:
+        parts = [
+            f"{part}/{quantity}_{kind}"
+            for part in ("train", "valid")
+            for quantity in QUANTITIES
+            for kind in ("rmse", "mae")
+        ]
+        return [f"{name}/{column}" for name in self.heads.names for column in ("loss", *parts)]
+
+    def _report(self, *, validate: bool) -> dict[str, float]:
+        """Errors since the last report, and of the validation frames."""
+        values = {"learning_rate": learning_rate(self.config.learning_rate, self.step_number - 1, self.config.steps)}
+        for name in self.heads.names:
+            if self.losses[name]:
+                values[f"{name}/loss"] = float(np.mean(self.losses[name]))
+            values |= {f"{name}/train/{key}": value for key, value in self.errors[name].table().items()}
+            if validate and self.processes.is_first:
+                values |= {f"{name}/valid/{key}": value for key, value in self.validate(name).table().items()}
+        self.errors = {name: Errors() for name in self.heads.names}
+        self.losses = {name: [] for name in self.heads.names}
+        return values
+
+    def validate(self, head: str, *, every_frame: bool = False) -> Errors:
+        """Errors of a head on validation frames, of the mean parameters if there are such."""
+        data, errors = self.config.heads[head].data, Errors()
+        frames = self.data[head].valid
+        if frames is None:
+            return errors
+        with self.averaged():
+            count = None if every_frame else data.valid_batches
+            for indices in fixed_batches(frames.n_atoms, data.valid_batch, self.config.seed, count):
+                batch = frames.batch(indices, self.device)
+                has_derivatives = batch.labels.forces is not None or batch.labels.virial is not None
+                errors.add(predict(self.heads[head], batch, gradient=has_derivatives, training=False), batch)
+        return errors
+
+    def averaged(self) -> _Exchange:
+        """A context in which the parameters are their running means, if such are kept."""
+        return _Exchange(self.parameters, self.ema)
+
+    # ---- files -------------------------------------------------------------------------------------------------------
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint, a numbered copy if wanted, and the mean parameters as a model of their own."""
+        rate = learning_rate(self.config.learning_rate, max(self.step_number - 1, 0), self.config.steps)
+        heads, notes = dict(self.heads.items()), {name: self._notes(name) for name in self.heads.names}
+        write_checkpoint(
+            path, heads, step=self.step_number, learning_rate=rate, notes=notes, extra={KEY: self.state().table()}
+        )
+        if self.ema:
+            with self.averaged():
+                target = path.with_name(f"{path.stem}-ema{path.suffix}")
+                write_checkpoint(target, heads, step=self.step_number, learning_rate=rate, notes=notes)
+        if self.config.output.keep:
+            numbered = path.with_name(f"{path.stem}-{self.step_number}{path.suffix}")
+            write_checkpoint(numbered, heads, step=self.step_number, learning_rate=rate, notes=notes)
+            old = sorted(path.parent.glob(f"{path.stem}-[0-9]*{path.suffix}"), key=_number)
+            for file in old[: -self.config.output.keep]:
+                file.unlink()
+
+    def _notes(self, name: str) -> HeadNotes:
+        observed = sorted({symbol for frame in self.data[name].train.frames for symbol in frame.symbols})
+        return HeadNotes(observed=observed)
+
+    def state(self) -> TrainingState:
+        """What is needed to continue, beside the parameters."""
+        return TrainingState(
+            step=self.step_number,
+            optimizer=self.optimizer.state_dict(),
+            samplers={name: sampler.state for name, sampler in self.samplers.items()},
+            random=torch.random.get_rng_state(),
+            ema=self.ema,
+        )
+
+    def restore(self, state: TrainingState) -> None:
+        """Continue from a state; the parameters are those of the same checkpoint already."""
+        if set(state.samplers) != set(self.samplers):
+            raise ValueError(f"the checkpoint trains the heads {sorted(state.samplers)}, not {sorted(self.samplers)}")
+        if bool(state.ema) != bool(self.ema) or state.ema.keys() != self.ema.keys():
+            raise ValueError("optimizer.ema or the trained parameters differ from those of the checkpoint")
+        try:
+            self.optimizer.load_state_dict(state.optimizer)
+        except ValueError as error:
+            raise ValueError(f"the checkpoint was trained with other parameters or rates per part ({error})") from error
+        self.step_number = state.step
+        torch.random.set_rng_state(state.random)
+        for name, sampler in self.samplers.items():
+            sampler.restore(state.samplers[name])
+        with torch.no_grad():
+            for name, mean in self.ema.items():
+                mean.copy_(state.ema[name])
+
+
+def _number(path: Path) -> int:
+    tail = path.stem.rsplit("-", 1)[-1]
+    return int(tail) if tail.isdigit() else -1
+
+
+class _Exchange:
+    """Swap parameters for other values, and back."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+        self.pairs = [(parameters[name], value) for name, value in values.items()]
+
+    def __enter__(self) -> None:
+        self._swap()
+
+    def __exit__(self, *error: object) -> None:
+        self._swap()
+
+    def _swap(self) -> None:
+        with torch.no_grad():
+            for parameter, value in self.pairs:
+                kept = parameter.clone()
+                parameter.copy_(value)
+                value.copy_(kept)

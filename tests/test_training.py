@@ -1,0 +1,721 @@
+"""Training: laws of batches, statistics and losses, and whole trainings on EMT's labels in seconds."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import dataclasses
+import json
+import math
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from click.testing import CliRunner
+
+from dpa2_ase import DPA2Calculator
+from dpa2_ase.checkpoint import heads as heads_of_file
+from dpa2_ase.checkpoint import load_potential
+from dpa2_ase.checkpoint.errors import CheckpointError
+from dpa2_ase.cli.convert import convert
+from dpa2_ase.cli.train import train as train_command
+from dpa2_ase.graph import neighborhood
+from dpa2_ase.model import Prediction
+from dpa2_ase.nn.repformer import Repformer
+from dpa2_ase.nn.se_atten import SeAtten
+from dpa2_ase.training.data.files import read_frames, write_frames
+from dpa2_ase.training.data.frames import Frame, frame_of_atoms
+from dpa2_ase.training.frameset import FrameSet
+from dpa2_ase.training.heads import Heads, Sharing, random_potential
+from dpa2_ase.training.loss import LossConfig, Prefactor, loss_terms, total_loss
+from dpa2_ase.training.metrics import Errors
+from dpa2_ase.training.presets import PRESETS, preset
+from dpa2_ase.training.run import make_trainer, train
+from dpa2_ase.training.sampling import BatchSize, Sampler, fixed_batches, parse_batch_size
+from dpa2_ase.training.settings import TEMPLATE, read_settings, settings_of_table
+from dpa2_ase.training.state import read_state
+from dpa2_ase.training.statistics import fit_biases, set_environment_statistics
+from dpa2_ase.training.trainer import Trainer, predict
+
+ELEMENTS = ["Cu", "Au"]
+TINY = {
+    "type_map": ELEMENTS,
+    "descriptor": {
+        "type": "dpa2",
+        "repinit": {"rcut": 4.5, "rcut_smth": 0.5, "nsel": 60, "neuron": [4, 8], "axis_neuron": 4, "tebd_dim": 4}
+        | {"use_three_body": True, "three_body_rcut": 3.2, "three_body_rcut_smth": 2.8, "three_body_sel": 20},
+        "repformer": {"rcut": 3.2, "rcut_smth": 2.8, "nsel": 20, "nlayers": 2, "g1_dim": 12, "g2_dim": 6}
+        | {"update_g1_has_attn": False, "update_g2_has_g1g1": False, "update_g2_has_attn": False}
+        | {"update_style": "res_residual", "update_residual": 0.1, "attn2_has_gate": True},
+        "precision": "float64",
+    },
+    "fitting_net": {"neuron": [12, 12], "precision": "float64"},
+}  # fmt: skip
+
+
+def emt_frame(seed: int, symbols: str = "Cu3Au") -> Frame:
+    """A strained and rattled fcc cell with EMT's labels."""
+    atoms = bulk("Cu", a=3.75, cubic=True)[: len(Atoms(symbols))]
+    atoms.symbols = Atoms(symbols).symbols
+    rng = np.random.default_rng(seed)
+    atoms.set_cell(atoms.cell.array @ (np.eye(3) + 0.02 * rng.normal(size=(3, 3))), scale_atoms=True)
+    atoms.rattle(0.08, rng=rng)
+    atoms.calc = EMT()
+    atoms.get_forces()
+    atoms.get_stress()
+    return frame_of_atoms(atoms)
+
+
+FRAMES = [emt_frame(seed, ("Cu3Au", "Cu2Au2", "Cu3")[seed % 3]) for seed in range(12)]
+
+
+@pytest.fixture
+def data(tmp_path):
+    write_frames(tmp_path / "train.xyz", FRAMES[:9])
+    write_frames(tmp_path / "valid.xyz", FRAMES[9:])
+    return tmp_path
+
+
+def table(folder: Path, **changes: object) -> dict:
+    """Settings of a short training."""
+    settings = {
+        "elements": ELEMENTS,
+        "steps": 6,
+        "model": {k: v for k, v in TINY.items() if k != "type_map"},
+        "data": {"train": str(folder / "train.xyz"), "valid": str(folder / "valid.xyz"), "batch": 3},
+        "loss": {"energy": [0.02, 1], "forces": [1000, 1], "virial": [0.02, 1]},
+        "learning_rate": {"start": 1e-2, "stop": 1e-3, "decay_steps": 10},
+        "output": {
+            "checkpoint": str(folder / "model.pt"),
+            "log": str(folder / "log.csv"),
+            "log_every": 2,
+            "validate_every": 4,
+            "save_every": 1000,
+        },
+        "seed": 3,
+    }
+    return settings | changes
+
+
+def trainer_of(settings: dict, **options: object) -> Trainer:
+    return make_trainer(settings_of_table(settings), **options)
+
+
+def parameters(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in trainer.heads.named_parameters()}
+
+
+# ---- whole trainings -----------------------------------------------------------------------------------------------
+
+
+def test_a_short_training_lowers_the_loss(data):
+    """Sixty steps on nine frames; held-out forces improve at once, energies follow their later weight."""
+    trainer = trainer_of(table(data, steps=60))
+    before = trainer.validate("Default", every_frame=True)
+    trainer.run(quiet=True)
+    after = trainer.validate("Default", every_frame=True)
+    assert after.rmse("energy") < before.rmse("energy")
+    assert after.rmse("forces") < 0.3 * before.rmse("forces")
+    with (data / "log.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [int(row["step"]) for row in rows] == list(range(2, 61, 2))
+    assert float(rows[-1]["Default/loss"]) < 0.2 * float(rows[0]["Default/loss"])
+    assert rows[1]["Default/valid/forces_rmse"]
+    assert not rows[0]["Default/valid/forces_rmse"]
+
+
+def test_the_checkpoint_is_the_trained_model(data):
+    trainer = trainer_of(table(data))
+    trainer.run(quiet=True)
+    assert heads_of_file(data / "model.pt")["Default"].observed == ("Au", "Cu")
+    frame = FRAMES[0]
+    atoms = Atoms(frame.symbols, frame.positions, cell=frame.cell, pbc=True)
+    atoms.calc = DPA2Calculator(data / "model.pt", device="cpu")
+    batch = FrameSet([frame], ELEMENTS, trainer.heads["Default"].cutoff).batch([0])
+    prediction = predict(trainer.heads["Default"], batch, gradient=True, training=False)
+    assert atoms.get_potential_energy() == pytest.approx(prediction.energy.item(), abs=1e-10)
+    np.testing.assert_allclose(atoms.get_forces(), prediction.forces.detach().numpy(), atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"ema": 0.9, "type": "adamw", "weight_decay": 0.01, "clip": 5.0}], ids=["plain", "all"]
+)
+def test_restart_continues_bit_for_bit(data, options):
+    settings = table(data, optimizer=options)
+    whole = trainer_of(settings)
+    whole.run(quiet=True)
+    log = (data / "log.csv").read_text().splitlines()
+    first = trainer_of(settings)
+    first.run(quiet=True, until=4)
+    second = trainer_of(settings, start="restart", model=data / "model.pt")
+    assert second.step_number == 4
+    second.run(quiet=True)
+    for name, tensor in parameters(whole).items():
+        assert torch.equal(tensor, parameters(second)[name]), name
+    for name, tensor in whole.ema.items():
+        assert torch.equal(tensor, second.ema[name]), name
+
+    def without_time(lines: list[str]) -> list[list[str]]:
+        return [line.split(",")[:1] + line.split(",")[2:] for line in lines]
+
+    again = (data / "log.csv").read_text().splitlines()
+    assert [row[0] for row in without_time(again)] == [row[0] for row in without_time(log)]
+    assert without_time(again)[-1][1:3] == without_time(log)[-1][1:3]
+
+
+def test_mean_parameters_follow_their_law(data):
+    trainer = trainer_of(table(data, optimizer={"ema": 0.7}))
+    expected = parameters(trainer)
+    for _ in range(3):
+        trainer.step()
+        now = parameters(trainer)
+        expected = {name: 0.7 * mean + 0.3 * now[name] for name, mean in expected.items()}
+    for name, mean in trainer.ema.items():
+        torch.testing.assert_close(mean, expected[name], rtol=1e-13, atol=1e-13)
+    before = parameters(trainer)
+    with trainer.averaged():
+        assert all(torch.equal(p, trainer.ema[name]) is False or True for name, p in parameters(trainer).items())
+        torch.testing.assert_close(parameters(trainer), expected, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(parameters(trainer), before, rtol=0, atol=0)
+    trainer.save(data / "model.pt")
+    averaged = load_potential(data / "model-ema.pt")
+    name = next(iter(expected))
+    torch.testing.assert_close(averaged.state_dict()[name.split(".", 2)[2]], expected[name], rtol=1e-13, atol=1e-13)
+
+
+def test_numbered_copies_are_kept_up_to_a_number(data):
+    settings = table(data)
+    settings["output"] |= {"save_every": 2, "keep": 2}
+    trainer_of(settings).run(quiet=True)
+    assert sorted(p.name for p in data.glob("model*.pt")) == ["model-4.pt", "model-6.pt", "model.pt"]
+    with pytest.raises(CheckpointError, match="start from it with --init-model"):
+        read_state(data / "model-6.pt")
+
+
+def test_init_model_takes_weights_and_statistics(data):
+    first = trainer_of(table(data))
+    first.run(quiet=True)
+    second = trainer_of(table(data), start="init-model", model=data / "model.pt")
+    assert second.step_number == 0
+    for name, tensor in first.heads.state_dict().items():
+        assert torch.equal(tensor, second.heads.state_dict()[name]), name
+
+
+def test_finetuning_refits_the_bias(data):
+    """Data of another level: what the pretrained model misses is fitted by a shift per element."""
+    trainer_of(table(data, steps=10)).run(quiet=True)
+    shift = {"Cu": 3.0, "Au": -20.0}
+    shifted = [dataclasses.replace(f, energy=f.energy + sum(shift[s] for s in f.symbols)) for f in FRAMES]
+    write_frames(data / "other.xyz", shifted)
+    settings = table(data, freeze=["descriptor"])
+    settings["data"] = {"train": str(data / "other.xyz"), "valid": str(data / "other.xyz")}
+    pretrained = load_potential(data / "model.pt")
+    trainer = trainer_of(settings, start="finetune", model=data / "model.pt", head="Default")
+    change = (trainer.heads["Default"].model.out_bias - pretrained.model.out_bias)[:, 0].tolist()
+    frames = FrameSet(shifted, ELEMENTS, pretrained.cutoff)
+    missed = frames.batch(range(12)).labels.energy - pretrained(frames.batch(range(12)).graph)
+    assert change == pytest.approx(fit_biases(frames.counts(range(12)), missed.numpy()), abs=1e-9)
+    assert trainer.validate("Default").rmse("energy") < 0.05 * missed.abs().mean().item()
+    frozen = {n: t for n, t in trainer.heads.state_dict().items() if ".descriptor." in n}
+    frozen = copy.deepcopy(frozen)
+    trainer.run(quiet=True)
+    for name, tensor in frozen.items():
+        assert torch.equal(tensor, trainer.heads.state_dict()[name])
+    assert not torch.equal(
+        trainer.heads.model("Default").fitting.net[0].weight, pretrained.model.get_parameter("fitting.net.0.weight")
+    )
+
+
+def test_finetuning_with_a_new_fitting_net(data):
+    trainer_of(table(data)).run(quiet=True)
+    pretrained = load_potential(data / "model.pt")
+    trainer = trainer_of(table(data), start="finetune", model=data / "model.pt", head="RANDOM")
+    model = trainer.heads.model("Default")
+    assert torch.equal(model.descriptor.to_node.weight, pretrained.model.get_parameter("descriptor.to_node.weight"))
+    assert not torch.equal(model.fitting.net[0].weight, pretrained.model.get_parameter("fitting.net.0.weight"))
+    settings = table(data, elements=["Cu", "Au", "Ag"])
+    with pytest.raises(ValueError, match=r"does not know \['Ag'\]"):
+        trainer_of(settings, start="finetune", model=data / "model.pt")
+
+
+def multi_task(folder: Path, **changes: object) -> dict:
+    settings = table(folder, **changes)
+    one = settings.pop("data")
+    settings["heads"] = {"a": one | {"probability": 3.0}, "b.c": one | {"loss": {"forces": 1.0, "energy": 0.0}}}
+    return settings
+
+
+def test_heads_share_a_descriptor(data):
+    trainer = trainer_of(multi_task(data, steps=8))
+    assert trainer.heads.model("a").descriptor.repinit is trainer.heads.model("b.c").descriptor.repinit
+    assert trainer.heads.model("a").fitting.net is not trainer.heads.model("b.c").fitting.net
+    before = parameters(trainer)
+    batch = trainer.data["a"].train.batch([0, 1])
+    trainer.gradients("a", batch, 1.0)
+    untouched = {n for n, p in trainer.heads.named_parameters() if p.grad is None}
+    assert untouched == {n for n in before if n.startswith("potentials.1.model.fitting.")}
+    trainer.run(quiet=True)
+    assert set(heads_of_file(data / "model.pt")) == {"a", "b.c"}
+    for name in ("a", "b.c"):
+        loaded = load_potential(data / "model.pt", name).model.state_dict()
+        for key, tensor in trainer.heads.model(name).state_dict().items():
+            assert torch.equal(tensor, loaded[key]), key
+    again = trainer_of(multi_task(data, steps=10), start="restart", model=data / "model.pt")
+    again.run(quiet=True)
+
+
+def test_heads_are_drawn_by_probability(data):
+    trainer = trainer_of(multi_task(data))
+    drawn = []
+    for trainer.step_number in range(400):  # the draw depends on the step
+        drawn.append(trainer._draw_head())
+    assert drawn.count("a") / 400 == pytest.approx(0.75, abs=0.09)  # four standard deviations
+
+
+def test_finetuning_several_heads(data):
+    trainer_of(multi_task(data)).run(quiet=True)
+    settings = multi_task(data)
+    settings["heads"] = {"new": settings["heads"]["a"] | {"finetune_head": "b.c"}, "a": settings["heads"]["a"]}
+    trainer = trainer_of(settings, start="finetune", model=data / "model.pt")
+    stored = load_potential(data / "model.pt", "b.c").model.state_dict()
+    assert torch.equal(trainer.heads.model("new").fitting.net[0].weight, stored["fitting.net.0.weight"])
+    with pytest.raises(ValueError, match="say which to start from with --head"):
+        trainer_of(table(data), start="finetune", model=data / "model.pt")
+
+
+def test_sharing_levels(data):
+    sections = {name: random_potential(TINY, "model", seed) for seed, name in enumerate(("a", "b", "c"))}
+    sharing = [Sharing("descriptor", {"a": 0, "b": 1}), Sharing("fitting_net", {"a": 0, "c": 0})]
+    heads = Heads(sections, sharing)
+    a, b, c = (heads.model(name) for name in "abc")
+    assert a.descriptor.type_embedding is b.descriptor.type_embedding
+    assert a.descriptor.repinit is not b.descriptor.repinit
+    assert a.fitting.net is c.fitting.net
+    assert a.fitting.bias_atom_e is not c.fitting.bias_atom_e
+    other = copy.deepcopy(TINY)
+    other["fitting_net"]["neuron"] = [5]
+    with pytest.raises(ValueError, match="cannot share a fitting_net"):
+        Heads(
+            {"a": sections["a"], "d": random_potential(other, "model", 1)}, [Sharing("fitting_net", {"a": 0, "d": 0})]
+        )
+
+
+def test_rates_of_parts(data):
+    rates = {"start": 1e-2, "parts": {"descriptor": 0.1, "descriptor.repinit": 0.0, "fitting.net.0": 0.5}}
+    trainer = trainer_of(table(data, learning_rate=rates))
+    before = parameters(trainer)
+    trainer.step()
+    moved = {name.split(".model.")[1]: (p - before[name]).abs().max().item() for name, p in parameters(trainer).items()}
+    for name, distance in moved.items():  # the first step of Adam has the length of the rate in every component
+        rate = 0.0 if name.startswith("descriptor.repinit") else 1e-3 if name.startswith("descriptor") else 1e-2
+        rate = 5e-3 if name.startswith("fitting.net.0") else rate
+        assert distance == pytest.approx(rate, rel=1e-3), name
+    with pytest.raises(ValueError, match=r"no parameter begins with 'descriptr'; parts of this model are"):
+        trainer_of(table(data, freeze=["descriptr"]))
+    with pytest.raises(ValueError, match="nothing is left to train"):
+        trainer_of(table(data, freeze=["descriptor", "fitting"]))
+
+
+def test_a_loss_that_explodes_is_an_error(data):
+    trainer = trainer_of(table(data))
+    trainer.heads.model("Default").fitting.net[0].weight.data.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="lower learning_rate.start"):
+        trainer.step()
+
+
+# ---- laws ----------------------------------------------------------------------------------------------------------
+
+
+def potential_and_frames():
+    potential = random_potential(TINY, "model", 0).requires_grad_(True)
+    return potential, FrameSet(FRAMES, ELEMENTS, potential.cutoff)
+
+
+def loss_of(potential, frames: FrameSet, indices: list[int], config: LossConfig) -> torch.Tensor:
+    batch = frames.batch(indices)
+    return total_loss(loss_terms(config, predict(potential, batch, gradient=True, training=True), batch, 0.5))
+
+
+def test_a_batch_of_unequal_structures_is_the_mean_over_structures():
+    potential, frames = potential_and_frames()
+    config = LossConfig(forces=Prefactor(), virial=Prefactor(1, 1))
+    single = [loss_of(potential, frames, [i], config).item() for i in range(4)]
+    assert loss_of(potential, frames, [0, 1, 2, 3], config).item() == pytest.approx(np.mean(single), rel=1e-12)
+    forces = LossConfig(energy=Prefactor())
+    weights = [len(FRAMES[i]) for i in range(4)]
+    single = [loss_of(potential, frames, [i], forces).item() for i in range(4)]
+    expected = np.average(single, weights=weights)  # over atoms
+    assert loss_of(potential, frames, [0, 1, 2, 3], forces).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_gradients_of_the_loss_are_its_finite_differences():
+    """Central differences with step 1e-5 of a loss of order 100 leave about 1e-7."""
+    potential, frames = potential_and_frames()
+    config = LossConfig(virial=Prefactor(1, 1))
+    loss_of(potential, frames, [0, 2], config).backward()
+    chosen = dict(potential.named_parameters())
+    for name in (
+        "model.descriptor.repinit.features.net.0.weight",
+        "model.descriptor.to_node.weight",
+        "model.fitting.net.1.weight",
+    ):
+        parameter, gradient = chosen[name], chosen[name].grad.flatten()[3].item()
+        values = []
+        for step in (1e-5, -1e-5):
+            with torch.no_grad():
+                parameter.view(-1)[3] += step
+            values.append(loss_of(potential, frames, [0, 2], config).item())
+            with torch.no_grad():
+                parameter.view(-1)[3] -= step
+        numeric = (values[0] - values[1]) / 2e-5
+        assert gradient == pytest.approx(numeric, rel=1e-5), name
+
+
+def test_unknown_labels_count_for_nothing():
+    potential, frames = potential_and_frames()
+    bare = [dataclasses.replace(f, energy=None, forces=None, virial=None) for f in FRAMES]
+    mixed = FrameSet([FRAMES[0], bare[1]], ELEMENTS, potential.cutoff)
+    config = LossConfig(virial=Prefactor(1, 1))
+    together, alone = loss_of(potential, mixed, [0, 1], config), loss_of(potential, frames, [0], config)
+    assert together.item() == pytest.approx(alone.item(), rel=1e-12)
+    together.backward()
+    assert all(p.grad.isfinite().all() for p in potential.parameters() if p.grad is not None)
+    prediction = Prediction(energy=torch.zeros(2), forces=torch.zeros(8, 3))
+    errors = Errors()
+    errors.add(prediction, mixed.batch([0, 1]))
+    assert errors.counts == {"energy": 1, "forces": 12}
+    assert errors.mae("energy") == pytest.approx(abs(FRAMES[0].energy) / 4)
+
+
+def test_statistics_normalize_the_environment():
+    """Over all slots, empty ones as zeros, rows have unit spread; written out with dense arrays."""
+    heads = Heads({"Default": random_potential(TINY, "model", 0)})
+    frames = FrameSet(FRAMES, ELEMENTS, heads["Default"].cutoff)
+    set_environment_statistics(heads, {"Default": frames}, {"Default": 1.0}, {SeAtten: False, Repformer: True}, 0)
+    graph = frames.batch(range(len(FRAMES))).graph
+    for block, nsel in (
+        (heads.model("Default").descriptor.repinit, 60),
+        (heads.model("Default").descriptor.repformer, 20),
+    ):
+        hood = neighborhood(graph, block.config.rcut, nsel, block.excluded)
+        rows = block.environment(hood.graph).env * block.environment.std[graph.types[hood.graph.center]]
+        rows = rows + block.environment.mean[graph.types[hood.graph.center]]
+        for kind in range(2):
+            atoms = torch.nonzero(graph.types == kind).squeeze(-1)
+            dense = torch.zeros(len(atoms), nsel, 4, dtype=torch.float64)
+            for number, atom in enumerate(atoms):
+                found = rows[hood.graph.center == atom]
+                dense[number, : len(found)] = found
+            radial, angular = dense[..., 0], dense[..., 1:]
+            expected = [radial.std(correction=0), *[angular.std(correction=0)] * 3]
+            torch.testing.assert_close(block.environment.std[kind], torch.stack(expected), rtol=1e-10, atol=0)
+            mean = radial.mean() if isinstance(block, SeAtten) else torch.zeros((), dtype=torch.float64)
+            torch.testing.assert_close(block.environment.mean[kind, 0], mean, rtol=1e-10, atol=1e-15)
+            assert not block.environment.mean[kind, 1:].any()
+
+
+def test_biases_are_the_energies_of_atoms():
+    counts = np.array([[3, 1, 0], [2, 2, 0], [1, 5, 0]], dtype=float)
+    assert fit_biases(counts, counts @ [-3.0, 7.0, 0.0]) == pytest.approx([-3.0, 7.0, 0.0])
+    assert fit_biases(np.array([[1.0, 2.0]]), np.array([-10.0])) == pytest.approx([-2.0, -4.0])  # smallest norm
+
+
+@pytest.mark.parametrize("text", ["4", "auto", "auto:7", "max:9", "mixed:3"])
+def test_every_frame_comes_once_in_an_epoch(text):
+    sizes = [4, 3, 8, 2, 5, 4, 4]
+    size = parse_batch_size(int(text) if text.isdigit() else text)
+    sampler = Sampler(sizes, size, seed=5)
+    drawn: list[int] = []
+    while len(drawn) < 70:
+        batch = next(sampler)
+        drawn += batch
+        atoms = [sizes[i] for i in batch]
+        if size.kind == "auto":
+            assert sum(atoms) >= size.size > sum(atoms[:-1])
+        elif size.kind == "max":
+            assert sum(atoms) <= size.size or len(batch) == 1
+        else:
+            assert len(batch) == size.size
+    for epoch in range(10):
+        assert sorted(drawn[7 * epoch : 7 * epoch + 7]) == list(range(7))
+    assert drawn[:7] != drawn[7:14]
+    once = fixed_batches(sizes, size, seed=1, count=None)
+    assert sorted(i for batch in once for i in batch) == list(range(7))
+
+
+def test_sampler_continues_where_it_was():
+    first, second = (Sampler([3] * 10, BatchSize("frames", 4), seed=1, weights=np.arange(10)) for _ in range(2))
+    for _ in range(7):
+        next(first)
+    second.restore(first.state)
+    assert [next(first) for _ in range(9)] == [next(second) for _ in range(9)]
+    assert all(0 not in next(first) for _ in range(20))  # probability zero
+
+
+@pytest.mark.parametrize("value", [0, -3, "auto:x", "many", "max", 2.5, True])
+def test_batch_sizes_that_make_no_sense(value):
+    with pytest.raises(ValueError, match="data.batch"):
+        parse_batch_size(value, "data.batch")
+
+
+# ---- several processes ---------------------------------------------------------------------------------------------
+
+
+def test_two_processes_have_the_gradient_of_the_double_batch(data):
+    """`torchrun` with two processes and a batch of one against one process and a batch of two."""
+    settings = table(data, steps=3)
+    settings["data"]["batch"] = 2
+    trainer = trainer_of(settings)
+    trainer.run(quiet=True)
+    settings["data"]["batch"] = 1
+    settings["output"] |= {"checkpoint": str(data / "two.pt"), "log": str(data / "two.csv")}
+    (data / "two.yaml").write_text(yaml.safe_dump(settings))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(2):
+        environment = os.environ | {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        environment |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "LOCAL_RANK": str(rank)}
+        command = [sys.executable, "-m", "dpa2_ase.train", str(data / "two.yaml"), "--quiet"]
+        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    for process in processes:
+        errors = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, errors
+    expected = trainer.heads["Default"].model.state_dict()
+    for name, tensor in load_potential(data / "two.pt").model.state_dict().items():
+        # sums in another order, divided by tiny second moments of Adam
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-7, atol=1e-9)
+
+
+# ---- settings ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stepz": 5}, "stepz is not a known key; did you mean steps?"),
+        ({"loss": {"force": 1}}, "loss.force is not a known key; did you mean forces?"),
+        ({"learning_rate": {"schedule": "linear"}}, "learning_rate.schedule should be one of exp, cosine, wsd"),
+        ({"steps": "many"}, "steps should be an integer, found 'many'"),
+        ({"model": "huge"}, "model 'huge' is not one of tiny, small, medium, large"),
+        ({"data": {"batch": 2}}, "data.train is missing"),
+        ({"data": {"train": "x", "batch": "auto:x"}}, "data.batch 'auto:x'"),
+        ({"heads": {"a": {"train": "x"}}}, "either data"),
+        ({"optimizer": {"clip": "no"}}, "optimizer.clip should be a number"),
+        ({"loss": {"energy": [1, 2, 3]}}, r"loss.energy should be a number or \[start, limit\]"),
+    ],
+)
+def test_settings_are_refused_by_path(tmp_path, change, message):
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(table(tmp_path, **change)))
+    with pytest.raises(ValueError, match=f"x.yaml: {message}"):
+        read_settings(tmp_path / "x.yaml")
+
+
+def test_the_template_is_valid(tmp_path):
+    (tmp_path / "x.yaml").write_text(TEMPLATE)
+    config = read_settings(tmp_path / "x.yaml")
+    assert config.steps == 100000
+    assert config.heads["Default"].data.train == (str(tmp_path / "path/to/train.xyz"),)
+    assert config.optimizer.ema == 0.999
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_make_models(name):
+    with torch.device("meta"):
+        assert random_potential(preset(name, ["O", "H"], "float32"), "model", 0).type_map == ("O", "H")
+
+
+def deepmd_input(folder: Path) -> dict:
+    """An input of DeePMD-kit as its examples have it."""
+    return {
+        "_comment": "that's all",
+        "model": copy.deepcopy(TINY),
+        "learning_rate": {"type": "exp", "decay_steps": 5000, "start_lr": 0.001, "stop_lr": 3.51e-08},
+        "loss": {"type": "ener", "start_pref_e": 0.02, "limit_pref_e": 1, "start_pref_f": 1000, "limit_pref_f": 1},
+        "training": {
+            "training_data": {"systems": [str(folder / "sys")], "batch_size": "auto:8", "_comment": "x"},
+            "validation_data": {"systems": str(folder / "sys"), "batch_size": 1, "numb_btch": 3},
+            "numb_steps": 4,
+            "gradient_max_norm": 5.0,
+            "seed": 10,
+            "disp_file": str(folder / "lcurve.out"),
+            "save_ckpt": str(folder / "model.ckpt"),
+            "disp_freq": 2,
+            "save_freq": 2000,
+        },
+    }
+
+
+def test_input_of_deepmd_trains(tmp_path):
+    write_frames(tmp_path / "sys", FRAMES)
+    (tmp_path / "input.json").write_text(json.dumps(deepmd_input(tmp_path)))
+    config = read_settings(tmp_path / "input.json")
+    assert config.learning_rate.stop == 3.51e-08
+    assert config.heads["Default"].data.batch == BatchSize("auto", 8)
+    assert config.heads["Default"].loss.forces == Prefactor(1000, 1)
+    assert not config.heads["Default"].loss.virial.is_used
+    trainer = train(tmp_path / "input.json", quiet=True)
+    assert trainer.step_number == 4
+    assert (tmp_path / "model.ckpt.pt").exists()
+
+
+def test_multi_task_input_of_deepmd(tmp_path):
+    write_frames(tmp_path / "sys", FRAMES)
+    single = deepmd_input(tmp_path)
+    data = {key: single["training"].pop(key) for key in ("training_data", "validation_data")}
+    shared = {"types": TINY["type_map"], "dpa2": TINY["descriptor"]}
+    head = {"type_map": "types", "descriptor": "dpa2", "fitting_net": TINY["fitting_net"]}
+    loss = single.pop("loss")
+    multi = single | {
+        "model": {"shared_dict": shared, "model_dict": {"water_1": head, "water_2": head}},
+        "loss_dict": {"water_1": loss, "water_2": loss},
+    }
+    multi["training"] |= {
+        "model_prob": {"water_1": 0.5, "water_2": 1.5},
+        "data_dict": {"water_1": data, "water_2": data},
+    }
+    (tmp_path / "input.json").write_text(json.dumps(multi))
+    config = read_settings(tmp_path / "input.json")
+    assert config.probabilities == {"water_1": 0.25, "water_2": 0.75}
+    assert config.sharing == (Sharing("descriptor", {"water_1": 0, "water_2": 0}),)
+    trainer = train(tmp_path / "input.json", quiet=True)
+    assert set(heads_of_file(tmp_path / "model.ckpt.pt")) == {"water_1", "water_2"}
+    assert trainer.heads.model("water_1").descriptor.repformer is trainer.heads.model("water_2").descriptor.repformer
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("training.numb_step_s", 3, "training.numb_step_s is not supported; did you mean num"),
+        ("training.mixed_precision", {}, "training.mixed_precision is not supported"),
+        ("loss.start_pref_h", 1.0, "loss.start_pref_h = 1.0 is not supported"),
+        ("loss.type", "dos", "loss.type = 'dos' is not supported"),
+        ("learning_rate.type", "step", "learning_rate.type 'step' is not supported"),
+        ("optimizer", {"type": "LKF"}, "optimizer.type 'LKF' is not supported"),
+        ("model.preset_out_bias", {"energy": [1, 2]}, "model.preset_out_bias = .* is not supported"),
+        ("model.fitting_net.type", "dipole", "only energies can be trained so far"),
+        ("model.descriptor.repinit.nsell", 3, "model.descriptor.repinit.nsell is not a known key; did you mean nsel"),
+        ("training.training_data.auto_prob", "prob_x", "training.training_data.auto_prob 'prob_x' is not supported"),
+        ("training.training_data.batch_size", [1, 2], "different sizes for systems"),
+        ("nvnmd", {}, "nvnmd is not supported"),
+        ("model.descriptor.repinit.nsel", "auto", "nsel = 'auto' is not supported; give a number"),
+    ],
+)
+def test_input_of_deepmd_is_refused_by_path(tmp_path, path, value, message):
+    content = deepmd_input(tmp_path)
+    write_frames(tmp_path / "sys", FRAMES[:3])
+    *parents, key = path.split(".")
+    place = content
+    for parent in parents:
+        place = place[parent]
+    place[key] = value
+    (tmp_path / "input.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        make_trainer(read_settings(tmp_path / "input.json"))
+
+
+def test_probabilities_of_systems(tmp_path):
+    for name, count in (("a", 2), ("b", 6)):
+        write_frames(tmp_path / name, [emt_frame(seed) for seed in range(count)])
+    content = deepmd_input(tmp_path)
+    training = content["training"]["training_data"]
+    training["systems"] = [str(tmp_path / "a"), str(tmp_path / "b")]
+    del content["training"]["validation_data"]
+    for style, expected in (
+        ("prob_sys_size", None),
+        ("prob_uniform", [1 / 2] * 2 + [1 / 6] * 6),
+        ("prob_sys_size;0:1:0.9;1:2:0.1", [0.45] * 2 + [0.1 / 6] * 6),
+    ):
+        training["auto_prob"] = style
+        (tmp_path / "input.json").write_text(json.dumps(content))
+        weights = make_trainer(read_settings(tmp_path / "input.json")).data["Default"].weights
+        assert expected is None if weights is None else weights == pytest.approx(expected)
+
+
+def test_parameters_of_frames_reach_the_model(tmp_path):
+    """Energies that depend on a parameter of the frame alone; without it they cannot be told apart."""
+    rng = np.random.default_rng(0)
+    frames = [dataclasses.replace(FRAMES[0], fparam=rng.normal(size=2)) for _ in range(8)]
+    frames = [dataclasses.replace(f, energy=f.energy + 3 * f.fparam[0], forces=None, virial=None) for f in frames]
+    write_frames(tmp_path / "sys", frames)
+    content = deepmd_input(tmp_path)
+    content["model"]["fitting_net"]["numb_fparam"] = 2
+    content["training"] |= {"numb_steps": 60, "disp_freq": 100}
+    content["training"]["training_data"]["batch_size"] = 8
+    content["learning_rate"] |= {"start_lr": 0.02, "decay_steps": 10, "stop_lr": 1e-3}
+    content["loss"] |= {"start_pref_e": 1.0, "start_pref_f": 0.0, "limit_pref_f": 0.0}
+    (tmp_path / "input.json").write_text(json.dumps(content))
+    trainer = make_trainer(read_settings(tmp_path / "input.json"))
+    fitting = trainer.heads.model("Default").fitting
+    assert fitting.fparam_avg.tolist() == pytest.approx(np.mean([f.fparam for f in frames], axis=0).tolist())
+    before = trainer.validate("Default").rmse("energy")
+    trainer.run(quiet=True)
+    assert trainer.validate("Default").rmse("energy") < 0.2 * before
+    write_frames(tmp_path / "bare", FRAMES[:2])
+    content["training"]["training_data"]["systems"] = [str(tmp_path / "bare")]
+    (tmp_path / "input.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="frame 0 has none of the 2 numbers of fparam the model takes"):
+        make_trainer(read_settings(tmp_path / "input.json"))
+
+
+# ---- commands ------------------------------------------------------------------------------------------------------
+
+
+def test_commands(data):
+    runner = CliRunner()
+    settings = data / "x.yaml"
+    assert runner.invoke(train_command, [str(settings), "--init"]).exit_code == 0
+    assert settings.read_text() == TEMPLATE
+    settings.write_text(yaml.safe_dump(table(data, steps=2)))
+    result = runner.invoke(train_command, [str(settings)], catch_exceptions=False)
+    assert "step 2" in result.output
+    settings.write_text(yaml.safe_dump(table(data, steps=3)))
+    result = runner.invoke(train_command, [str(settings), "--restart", str(data / "model.pt")], catch_exceptions=False)
+    assert "step 3" in result.output
+    assert "step 2" not in result.output
+    result = runner.invoke(train_command, [str(settings), "--restart", "a", "--finetune", "b"])
+    assert isinstance(result.exception, ValueError)
+    result = runner.invoke(convert, [str(data / "train.xyz"), str(data / "sys"), "--check"], catch_exceptions=False)
+    assert "(9 frames)" in result.output
+    assert len(read_frames(data / "sys")) == 9
+
+
+def test_the_benchmark_runs(data, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "benchmarks"))
+    import training_step
+
+    arguments = ["training_step.py", str(data / "train.xyz"), "--model", "tiny", "--repeats", "1", "--frames", "2"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    training_step.main()
+    assert re.findall(r"^(float\d\d) 8 atoms", capsys.readouterr().out, flags=re.MULTILINE) == ["float64", "float32"]
+
+
+def test_broken_frames_are_left_out_and_told(data, caplog):
+    frames = [*FRAMES[:3], dataclasses.replace(FRAMES[3], energy=math.nan)]
+    write_frames(data / "broken", frames)
+    settings = table(data)
+    settings["data"] = {"train": str(data / "broken")}
+    trainer = trainer_of(settings)
+    assert len(trainer.data["Default"].train) == 3
+    assert "not-finite: 1" in caplog.text
+    largest = [np.linalg.norm(f.forces, axis=1).max() for f in FRAMES]
+    strict = table(data)
+    strict["data"] |= {"filter": ["large-force"], "limits": {"force": float(np.median(largest[:9]))}}
+    assert len(trainer_of(strict).data["Default"].train) == 5
+    strict["data"]["filter"] = ["large-forces"]
+    with pytest.raises(ValueError, match=r"data.filter\[0\] should be one of shape"):
+        trainer_of(strict)
+    settings["elements"] = ["Cu"]
+    with pytest.raises(ValueError, match=r"Au are not in the type map \['Cu'\]"):
+        trainer_of(settings)
