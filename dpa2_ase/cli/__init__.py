@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .convert import convert
 from .display import number, print_table, progress
 from .files import check_output, format_of, read_structures, write_structures
+from .train import train
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -64,6 +66,10 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 @click.version_option(package_name="dpa2-ase", prog_name="dpa2")
 def main() -> None:
     """Run DPA-1 and DPA-2 deep-potential models."""
+
+
+main.add_command(convert)
+main.add_command(train)
 
 
 def _model_options(command: Any) -> Any:
