@@ -349,9 +349,7 @@ def test_needs_a_crystal_at_rest():
         "CuAg", positions=[[0, 0, 0], [1, 1.2, 1.4]], cell=[[3, 0, 0], [0.2, 3.1, 0], [0.3, 0.4, 3.3]], pbc=True
     )
     atoms.calc = Restless()
-    with pytest.raises(
-        ValueError, match=r"the crystal did not relax to 0\.0001 eV/Å: 0\.17 eV/Å is left after 500 steps"
-    ):
+    with pytest.raises(ValueError, match=r"the crystal did not relax to 0\.0001 eV/Å: .* after 500 steps"):
         phonons(atoms, relax_first="positions")
 
 
