@@ -600,9 +600,10 @@ def test_another_default_device_does_not_matter(calc):
         made_inside = DPA2Calculator(device="cpu", dtype="float64")
         forces, hessian = made_inside.get_forces(atoms), made_inside.get_hessian(atoms)
         stresses = made_inside.get_property("stresses", atoms)
-    np.testing.assert_array_equal(forces, calc.get_forces(atoms))
+    # tables depend on the structures seen before, by less than 1e-12 of the largest force
+    np.testing.assert_allclose(forces, calc.get_forces(atoms), atol=1e-11)
     np.testing.assert_allclose(hessian, calc.get_hessian(atoms), atol=1e-12)
-    np.testing.assert_array_equal(stresses, calc.get_property("stresses", atoms))
+    np.testing.assert_allclose(stresses, calc.get_property("stresses", atoms), atol=1e-12)
 
 
 FORK = """
@@ -636,8 +637,8 @@ def test_pickle_deepcopy_and_processes(calc):
     energy = calc.get_potential_energy(atoms)  # leaves an unfinished forward pass behind, which must not travel
     copied = copy.deepcopy(calc)
     loaded = pickle.loads(pickle.dumps(calc))
-    for other in (copied, loaded):
-        np.testing.assert_array_equal(other.get_forces(atoms), calc.get_forces(atoms))
+    for other in (copied, loaded):  # as above
+        np.testing.assert_allclose(other.get_forces(atoms), calc.get_forces(atoms), atol=1e-11)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.map(_energy_in_another_process, [calc]) == [pytest.approx(energy, rel=1e-12)]
 

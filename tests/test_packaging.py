@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 
 import dpa2_ase
 from dpa2_ase.cli import main
+from dpa2_ase.kernels.cpu import available
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -40,17 +42,25 @@ def test_one_version():
     assert PROJECT["project"]["version"] == dpa2_ase.__version__
 
 
-def test_wheel_holds_code_model_and_structures(tmp_path):
+def test_kernels_were_compiled_where_there_is_a_compiler():
+    if shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"):
+        assert available()[0], f"{available()[1]}; install the package again with pip install -e ."
+
+
+def test_wheel_without_a_compiler_holds_code_model_and_structures(tmp_path):
     """Built by setuptools itself from a copy, so that nothing is left behind here and no network is needed."""
     source, wheels = tmp_path / "source", tmp_path / "wheels"
-    skip = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    skip = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.so")
     for folder in ("dpa2_ase", "data"):
         shutil.copytree(ROOT / folder, source / folder, ignore=skip)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     wheels.mkdir()
     code = f"from setuptools import build_meta; build_meta.build_wheel({str(wheels)!r})"
-    built = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=False)
+    no_compiler = os.environ | {"CC": "false", "CXX": "false"}
+    built = subprocess.run(
+        [sys.executable, "-c", code], cwd=source, env=no_compiler, capture_output=True, text=True, check=False
+    )
     assert built.returncode == 0, built.stderr
     (wheel,) = wheels.glob("*.whl")
     assert f"-{dpa2_ase.__version__}-" in wheel.name
@@ -67,7 +77,10 @@ def test_wheel_holds_code_model_and_structures(tmp_path):
     unpacked = tmp_path / "unpacked"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(unpacked)
-    code = "import dpa2_ase; from dpa2_ase.bundled import bundled_model; print(dpa2_ase.__file__, bundled_model())"
+    code = (
+        "import dpa2_ase; from dpa2_ase.bundled import bundled_model; from dpa2_ase.kernels.cpu import available;"
+        "print(dpa2_ase.__file__, bundled_model(), *available())"
+    )
     found = subprocess.run(
         [sys.executable, "-P", "-c", code],
         cwd=tmp_path,
@@ -76,7 +89,10 @@ def test_wheel_holds_code_model_and_structures(tmp_path):
         text=True,
         check=True,
     ).stdout.split()
-    assert found == [str(unpacked / "dpa2_ase" / "__init__.py"), str(unpacked / "dpa2_ase" / "data" / "metals6.pt")]
+    folder = unpacked / "dpa2_ase"
+    assert found[:2] == [str(folder / "__init__.py"), str(folder / "data" / "metals6.pt")]
+    assert found[2] == "False"
+    assert " ".join(found[3:]).endswith("baseline was not built")
 
 
 def test_readme_commands_are_those_that_ci_runs():

@@ -15,8 +15,9 @@ from torch.nn import functional as F  # noqa: N812  # the field's usual name
 from ..graph import Neighborhood
 from ..nn.environment import EdgeEnvironment
 from ..nn.se_atten import NeighborAttention
+from .backward import first_derivatives
 from .pair_weights import LOG2_E, AttentionForm, PairWeights
-from .scratch import Scratch, refuse_second_derivatives
+from .scratch import Scratch
 from .tiles import Tile, Tiling, make_tiling, of_tile, pairs_per_tile
 
 TINY = 1e-12  # the least length a vector is divided by in `torch.nn.functional.normalize`
@@ -207,8 +208,8 @@ class _Layer(torch.autograd.Function):
         return picked.mul_(call.weights.norm_scale).add_(call.weights.norm_shift)
 
     @staticmethod
+    @first_derivatives
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivatives()
         call: _Call = ctx.call
         spread = call.tiling.spread(gradient)
         d_feature, d_direction = torch.empty_like(spread), torch.zeros_like(call.direction)

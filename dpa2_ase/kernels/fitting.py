@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ..graph import AtomicGraph
 from ..nn.fitting import Fitting
 from ..nn.se_atten import BlockOutput
+from .backward import first_derivatives
 
 ATOMS_AT_ONCE = 2048
 
@@ -66,7 +66,7 @@ class _Values(torch.autograd.Function):
         return torch.cat(values) if values else node.new_zeros(0, 1, dtype=torch.float64)
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         d_node = None if ctx.slope is None else ctx.slope * gradient.to(ctx.slope)
         return d_node, None, None, None, None

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from .backward import first_derivatives
 from .tables import Tables, padded_neighborhoods, power_slopes, powers, rows_at, weighted_coefficients, with_padding
 
 PAIRS = 16384  # pairs of neighbors of a tile, padding included: what it needs stays in the cache
@@ -151,7 +151,7 @@ class _PairSums(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         degree, rows = ctx.saved_tensors
         by_rows = torch.zeros_like(rows)
@@ -184,7 +184,7 @@ class _WeightedPairSums(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         degree, types, rows, weights = ctx.saved_tensors
         plan: TriplePlan = ctx.plan

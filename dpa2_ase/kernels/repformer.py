@@ -20,11 +20,12 @@ from ..graph import AtomicGraph, Neighborhood, neighborhood
 from ..nn.repformer import Repformer
 from ..nn.se_atten import BlockOutput
 from .aggregation import Aggregation, Channels, EdgeGradient, NodeGradient, Slots, Sums
+from .backward import first_derivatives
 from .folding import FoldedRepformer, aligned, fold_repformer
 from .node_update import NodeUpdate, SavedUpdates
 from .pair_tower import Normalized, TowerLayer
 from .pair_weights import AttentionForm, PairWeights
-from .scratch import ElementWise, Scratch, refuse_second_derivatives
+from .scratch import ElementWise, Scratch
 from .tiles import Tile, make_tiling, of_tile, pairs_per_tile
 
 KEPT_BYTES = 1 << 29  # outputs of the pair attentions are kept for the way back if they are not larger
@@ -258,8 +259,8 @@ class _Block(torch.autograd.Function):
         return tiling.unsort(x), tiling.unsort(moment)
 
     @staticmethod
+    @first_derivatives
     def backward(ctx: Any, d_node: Tensor | None, d_moment: Tensor | None) -> tuple[Tensor | None, ...]:
-        refuse_second_derivatives()
         layers, saved = ctx.layers, ctx.saved
         tiling = layers.slots.tiling
         d_node = torch.zeros_like(saved.channels[-1].node) if d_node is None else tiling.sort(d_node)

@@ -55,9 +55,3 @@ class ElementWise:
 def _tanh_(x: Tensor) -> Tensor:
     """As 2σ(2x) − 1: on CPUs several times faster than torch's tanh; absolute error of one rounding of 1."""
     return x.tanh_() if x.is_cuda else x.mul_(2).sigmoid_().mul_(2).sub_(1)
-
-
-def refuse_second_derivatives() -> None:
-    """To be called by a backward written by hand, which autograd cannot see through."""
-    if torch.is_grad_enabled():  # so it is when the caller asked for create_graph
-        raise RuntimeError("second derivatives need the reference path; use mode='reference'")

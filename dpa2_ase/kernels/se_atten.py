@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ..graph import AtomicGraph, neighborhood
 from ..nn.environment import EdgeEnvironment
@@ -16,6 +15,7 @@ from ..nn.pair_features import PairFeatures
 from ..nn.se_atten import BlockOutput, SeAtten
 from ..nn.tables import QuinticTable
 from ..ops import segment_sum
+from .backward import first_derivatives
 from .tables import Tables, padded_neighborhoods, power_slopes, powers, rows_at, weighted_coefficients, with_padding
 from .tabulation import MOST_PLANS, PairFunctions, TableBook, exact_copy, net_and_slope, stored_tables, table_obstacle
 
@@ -151,8 +151,9 @@ class TabulatedSeAtten(nn.Module):
             if len(self._plans) >= MOST_PLANS:
                 self._plans.clear()
             type_embedding = type_embedding.detach().cpu().double()
-            tables = self._tables(elements, type_embedding)
-            self._plans[key] = self._folded(tables, torch.tensor(elements), type_embedding, types.device)
+            with torch.device("cpu"):  # whatever the default device
+                tables = self._tables(elements, type_embedding)
+                self._plans[key] = self._folded(tables, torch.tensor(elements), type_embedding, types.device)
         return self._plans[key]
 
     def _tables(self, elements: tuple[int, ...], type_embedding: Tensor) -> Tables:
@@ -242,7 +243,7 @@ class _TabulatedSums(torch.autograd.Function):
         return sums.view(len(degree), -1, n_columns, tables.rank)
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         degree, kind, column, row, x, rows = ctx.saved_tensors
         tables: Tables = ctx.tables

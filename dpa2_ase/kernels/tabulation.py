@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -230,12 +229,6 @@ class TableBook:
     def _grown(self, old: Tables | None, missing: list[tuple[int, int]]) -> Tables:
         tables, accurate = self._build(missing, FEWEST_CELLS if old is None else old.n_cells)
         refused = [pair for pair, good in zip(missing, accurate.tolist(), strict=True) if not good]
-        if refused:
-            warnings.warn(
-                f"the features of {len(refused)} pairs of types are too steep for tables; their nets are evaluated "
-                "instead, which is slower",
-                stacklevel=2,
-            )
         self.refused.update(refused)
         if old is not None:
             if tables.n_cells > old.n_cells:

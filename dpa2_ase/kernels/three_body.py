@@ -114,9 +114,10 @@ class TabulatedThreeBody(nn.Module):
             type_embedding = type_embedding.detach().cpu().double()
             strip = self.reference.features.type_net is not None
             pairs = [(0, 0)] if strip else [(a, b) for a in elements for b in elements if a <= b]
-            if self._book is None:
-                self._book = self._new_book(torch.tensor(pairs[:1]), type_embedding)
-            self._plans[key] = self._folded(self._book.covering(pairs), type_embedding, types.device)
+            with torch.device("cpu"):  # whatever the default device
+                if self._book is None:
+                    self._book = self._new_book(torch.tensor(pairs[:1]), type_embedding)
+                self._plans[key] = self._folded(self._book.covering(pairs), type_embedding, types.device)
         return self._plans[key]
 
     def _new_book(self, trial: Tensor, type_embedding: Tensor) -> TableBook:

@@ -40,8 +40,8 @@ class Geometry:
 
         `argument` (E,), float64, receives the first column of the rows before it is rounded.
         """
-        rows = torch.empty(graph.n_edges, 4, dtype=self.dtype)
-        weight = torch.empty(graph.n_edges, dtype=self.dtype)
+        rows = torch.empty(graph.n_edges, 4, dtype=self.dtype, device="cpu")
+        weight = torch.empty(graph.n_edges, dtype=self.dtype, device="cpu")
         self.library["environment", self.dtype](
             *self._edges(graph, vectors), byref(self._options), rows.data_ptr(), weight.data_ptr(),
             None if argument is None else argument.data_ptr(),

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ...graph import AtomicGraph, Neighborhood, neighborhood
 from ...nn.repformer import Repformer
 from ...nn.se_atten import BlockOutput
+from ..backward import first_derivatives
 from ..folding import FoldedLayer, FoldedRepformer, fold_repformer
 from .geometry import Geometry
 from .library import Library, require
@@ -127,7 +127,7 @@ class _Run:
         self.twin, self.graph, self.vectors = twin, hood.graph, vectors
         self.config, self.dtype = twin.reference.config, twin.dtype
         self.rows, self.weight = twin.geometry.forward(hood.graph, vectors)
-        ones = torch.ones(hood.graph.n_atoms, dtype=self.dtype)
+        ones = torch.ones(hood.graph.n_atoms, dtype=self.dtype, device="cpu")
         self.mean = ones / hood.nsel
         self.moment = self.mean.sqrt() if self.config.use_sqrt_nnei else self.mean
         self.n_dead = hood.n_dead.to(self.dtype)
@@ -142,7 +142,7 @@ class _Run:
 
     def new(self, *shape: int) -> Tensor:
         """An array of the run."""
-        return torch.empty(shape, dtype=self.dtype)
+        return torch.empty(shape, dtype=self.dtype, device="cpu")
 
     def edges(self, edge: Tensor) -> EdgeArrays:
         """The C view of the edges with pair channel `edge`."""
@@ -193,7 +193,7 @@ class _Gradients:
         self.run = run
         n_atoms, n_edges, P, G = run.graph.n_atoms, run.graph.n_edges, run.config.g2_dim, run.config.g1_dim
         self.node = d_node.to(run.dtype, copy=True).contiguous()
-        self.edge = torch.zeros(n_edges, P, dtype=run.dtype)
+        self.edge = torch.zeros(n_edges, P, dtype=run.dtype, device="cpu")
         self.rows, self.weight = torch.zeros_like(run.rows), torch.zeros_like(run.weight)
         self.direction = self.rows.data_ptr() + self.rows.element_size()
         self.node_moment, self.edge_moment = run.new(n_atoms, 3, G), run.new(n_atoms, 3, P)
@@ -205,12 +205,12 @@ class _Gradients:
         self.chunk = ATOMS_PER_CHUNK
         n_chunks = -(-graph.n_atoms // self.chunk)
         sizes = graph.n_edges, graph.n_edges, graph.n_edges + n_chunks, n_chunks
-        self._receivers = [torch.empty(size, dtype=torch.int64) for size in sizes]
+        self._receivers = [torch.empty(size, dtype=torch.int64, device="cpu") for size in sizes]
         self.receivers = fill(
             Receivers(), [], **dict(zip(("order", "target", "first", "count"), self._receivers, strict=True))
         )
         run.twin.library["find_receivers", None](*run.csr, self.chunk, byref(self.receivers))
-        starts = graph.offsets[torch.arange(n_chunks + 1).mul_(self.chunk).clamp_(max=graph.n_atoms)]
+        starts = graph.offsets[torch.arange(n_chunks + 1, device="cpu").mul_(self.chunk).clamp_(max=graph.n_atoms)]
         most = int(starts.diff().max()) if n_chunks else 0
         self.messages = run.new(most, run.config.g1_dim)
 
@@ -265,7 +265,7 @@ class _Block(torch.autograd.Function):
         return node, moment.clone()
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives
     def backward(ctx: Any, d_node: Tensor, d_moment: Tensor) -> Any:
         run, twin = ctx.run, ctx.run.twin
         gradients = _Gradients(run, d_node)

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ...graph import AtomicGraph, neighborhood
 from ...nn.se_atten import BlockOutput, SeAtten
+from ..backward import first_derivatives
 from ..se_atten import PairPlan, TabulatedSeAtten
 from .geometry import Geometry
 from .library import Library, require
@@ -90,10 +90,10 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, twin: CompiledSeAtten, graph: AtomicGraph, plan: _PlanOfKernels) -> Any:
         vectors = vectors.detach()
-        argument = torch.empty(graph.n_edges, dtype=torch.float64)
+        argument = torch.empty(graph.n_edges, dtype=torch.float64, device="cpu")
         rows, weight = twin.geometry.forward(graph, vectors, argument)
         switch = weight if twin.reference.config.smooth else torch.ones_like(weight)
-        moment = torch.empty(graph.n_atoms, 4, plan.channels, dtype=twin.dtype)
+        moment = torch.empty(graph.n_atoms, 4, plan.channels, dtype=twin.dtype, device="cpu")
         outside = c_int64()
         twin.library["moments", twin.dtype](
             *edges_of(graph), byref(plan.features), 4, rows.data_ptr(), argument.data_ptr(), switch.data_ptr(), 1.0,
@@ -103,7 +103,7 @@ class _Moments(torch.autograd.Function):
         return moment, outside.value
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives
     def backward(ctx: Any, d_moment: Tensor, _: None) -> Any:
         twin, graph, (vectors, argument, rows, switch) = ctx.twin, ctx.graph, ctx.arrays
         d_moment = d_moment.to(twin.dtype).contiguous()

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ...graph import AtomicGraph, neighborhood
 from ...nn.three_body import ThreeBody
+from ..backward import first_derivatives
 from ..three_body import TabulatedThreeBody, TriplePlan
 from .geometry import Geometry
 from .library import Library, require
@@ -83,7 +83,7 @@ class _Sums(torch.autograd.Function):
         vectors = vectors.detach()
         rows, weight = twin.geometry.forward(graph, vectors)
         switch = weight if twin.reference.config.smooth else torch.ones_like(weight)
-        sums = torch.empty(graph.n_atoms, plan.width, dtype=twin.dtype)
+        sums = torch.empty(graph.n_atoms, plan.width, dtype=twin.dtype, device="cpu")
         outside = c_int64()
         angular = rows.data_ptr() + rows.element_size()  # rows are (radial, angular): stride 4
         twin.library["three_body", twin.dtype](
@@ -94,7 +94,7 @@ class _Sums(torch.autograd.Function):
         return sums, outside.value
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives
     def backward(ctx: Any, d_sums: Tensor, _: None) -> Any:
         twin, graph, (vectors, rows, switch) = ctx.twin, ctx.graph, ctx.arrays
         d_sums = d_sums.to(twin.dtype).contiguous()
