@@ -140,7 +140,7 @@ def _se_atten(block: SeAttenConfig, pairs: Pairs, size: int, path: str) -> float
         per_atom = size * (2 * n_rows * width + 1.5 * width * block.axis_neuron)
         return _fast_geometry(edges, size, path) + per_atom * pairs.n_atoms
     per_edge = _PER_CHANNEL * sum(block.neuron) + 3 * block.tebd_dim
-    per_edge += 1.8 * n_rows * width + 10 * n_rows * (block.lmax > 1)  # rows times features, and the harmonics
+    per_edge += 1.3 * (n_rows + width) + 10 * n_rows * (block.lmax > 1)  # stacked for products, and the harmonics
     per_edge += 4 * width * (block.tebd_input_mode == "strip")
     per_edge += block.attn_layer * (6 * block.attn + 4 * width)
     per_pair = 8 * block.attn_layer

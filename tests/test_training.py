@@ -701,6 +701,14 @@ def test_the_benchmark_runs(data, monkeypatch, capsys):
     assert re.findall(r"^(float\d\d) 8 atoms", capsys.readouterr().out, flags=re.MULTILINE) == ["float64", "float32"]
 
 
+def test_tensorboard_is_optional(data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    settings = table(data)
+    settings["output"]["tensorboard"] = str(data / "board")
+    with pytest.raises(ModuleNotFoundError, match="pip install tensorboard"):
+        trainer_of(settings).run(quiet=True)
+
+
 def test_broken_frames_are_left_out_and_told(data, caplog):
     frames = [*FRAMES[:3], dataclasses.replace(FRAMES[3], energy=math.nan)]
     write_frames(data / "broken", frames)
