@@ -45,7 +45,7 @@ class _Commands(click.Group):
                 return super().invoke(ctx)
             except BrokenPipeError:
                 raise  # click's to handle: who read the output wants no more of it
-            except (OSError, ValueError, NotImplementedError, MemoryError) as error:
+            except (OSError, ValueError, NotImplementedError, MemoryError, ArithmeticError, ImportError) as error:
                 click.echo(f"dpa2: {_one_line(error)}", err=True)
                 ctx.exit(BAD_INPUT)
             except KeyboardInterrupt:
