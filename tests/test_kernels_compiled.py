@@ -23,11 +23,13 @@ from test_kernels_repformer import (
 from dpa2_ase.checkpoint import load_potential
 from dpa2_ase.graph import AtomicGraph
 from dpa2_ase.kernels.cpu import available, describe, library
+from dpa2_ase.kernels.cpu.dense import CompiledDense, Layer
 from dpa2_ase.kernels.cpu.library import Library
 from dpa2_ase.kernels.cpu.repformer import CompiledRepformer
 from dpa2_ase.kernels.cpu.se_atten import CompiledSeAtten
 from dpa2_ase.kernels.cpu.three_body import CompiledThreeBody
 from dpa2_ase.model import differentiable
+from dpa2_ase.nn.layers import Dense
 
 if not available()[0]:  # an installation without a compiler is a good one; tests/test_packaging.py builds the kernels
     pytest.skip(f"the compiled kernels are not available: {available()[1]}", allow_module_level=True)
@@ -219,6 +221,41 @@ def test_neighbors_closer_than_the_tables():
             assert (x - y).abs().max() <= limit * y.abs().max()
 
 
+@pytest.mark.parametrize("dtype", EPSILON, ids=str)
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_dense_layers(name, dtype):
+    """Every kind of layer the models have; a hundred roundings."""
+    torch.manual_seed(4)
+    kinds = [
+        {"n_in": 70, "n_out": 33},
+        {"n_in": 13, "n_out": 26, "activation": "tanh", "resnet": True, "timestep": True},
+        {"n_in": 40, "n_out": 40, "activation": "tanh", "resnet": True},
+        {"n_in": 9, "n_out": 1, "bias": False},
+    ]
+    for kind in kinds:
+        reference = Dense(**kind).double().requires_grad_(False)
+        layer = Layer(reference, dtype, LIBRARIES[name])
+        x = torch.randn(61, kind["n_in"], dtype=torch.float64, requires_grad=True)
+        expected = reference(x)
+        weight = torch.randn_like(expected)
+        (slope,) = torch.autograd.grad((weight * expected).sum(), x)
+        found, active = layer.forward(x.detach().to(dtype), keep=True)
+        for one, other in ((found, expected), (layer.backward(active, weight.to(dtype)), slope)):
+            assert (one.double() - other).abs().max() <= 100 * EPSILON[dtype] * other.abs().max()
+
+
+def test_wide_layers_of_any_shape():
+    """Leading axes stay; narrow layers and other activations are left alone, the former without a word."""
+    reference = Dense(70, 20).double().requires_grad_(False)
+    assert CompiledDense.obstacle(reference) is None
+    twin = CompiledDense.from_reference(reference, torch.float64)
+    x = torch.randn(2, 3, 70, dtype=torch.float64)
+    assert (twin(x) - reference(x)).abs().max() < 1e-13
+    assert twin(x[:0]).shape == (0, 3, 20)
+    assert CompiledDense.obstacle(Dense(8, 20)) == ""
+    assert CompiledDense.obstacle(Dense(70, 20, activation="gelu")) == "its activation"
+
+
 # ---- threads and processes ------------------------------------------------------------------------------------------
 
 
@@ -237,6 +274,24 @@ def test_numbers_do_not_depend_on_threads():
     for others in found[1:]:
         for x, y in zip(found[0], others, strict=True):
             assert torch.equal(x, y)
+
+
+def test_threads_are_given_back():
+    """PyTorch computes with one thread meanwhile, whoever else evaluates, and has its own again after an error."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with library.borrowed_threads():
+            assert torch.get_num_threads() == 1
+            assert library.thread_count() == 3
+            with library.borrowed_threads():
+                assert library.thread_count() == 3
+            assert torch.get_num_threads() == 1
+        with pytest.raises(KeyError), library.borrowed_threads():
+            raise KeyError
+        assert torch.get_num_threads() == library.thread_count() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_two_calculations_at_once():

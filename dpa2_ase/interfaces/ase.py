@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -190,6 +191,12 @@ class DPA2Calculator(Calculator):
             raise PropertyNotImplementedError(
                 "the stress of a structure without periodic directions is not defined; set a cell and atoms.pbc"
             )
+        with self.evaluator.computing():
+            self._compute(wanted)
+
+    def _compute(self, wanted: AbstractSet[str]) -> None:
+        """Fill `results` with what is `wanted`, after the checks of `calculate`."""
+        assert self.atoms is not None  # set by `calculate`
         is_energy = self.evaluator.kind == "ener"
         if self._pending is None:
             inputs = self.evaluator.reader.read([self.atoms], self._list())
@@ -253,7 +260,8 @@ class DPA2Calculator(Calculator):
             raise TypeError("evaluate takes a list of Atoms and a list of property names, also if it is only one")
         names = {*self.implemented_properties} - {"stresses"} if properties is None else {*properties}
         self._refuse_unknown(names)
-        return self.evaluator.batch(list(structures), names, memory=self.batch_memory * GIB)
+        with self.evaluator.computing():
+            return self.evaluator.batch(list(structures), names, memory=self.batch_memory * GIB)
 
     def get_descriptors(self, atoms: Atoms | None = None, invariants_only: bool = True) -> np.ndarray:
         """The model's representation of every atom, (N, C), without derivatives.

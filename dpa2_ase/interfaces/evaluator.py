@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -89,6 +90,10 @@ class Evaluator:
     def dtype(self) -> str:
         """Precision of the nets, by name."""
         return str(next(self.reference.parameters()).dtype).removeprefix("torch.")
+
+    def computing(self) -> AbstractContextManager[None]:
+        """To be held open during all parts of an evaluation; see `AcceleratedPotential.computing`."""
+        return self.potential.computing()
 
     @property
     def config(self) -> AnyModelConfig:

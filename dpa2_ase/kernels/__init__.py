@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal, get_args
@@ -34,6 +35,8 @@ COMPILED_TWINS = {
     "SeAtten": "cpu.se_atten.CompiledSeAtten",
     "ThreeBody": "cpu.three_body.CompiledThreeBody",
     "Repformer": "cpu.repformer.CompiledRepformer",
+    "Fitting": "cpu.dense.CompiledFitting",
+    "Dense": "cpu.dense.CompiledDense",
 }
 
 
@@ -73,6 +76,17 @@ class AcceleratedPotential(Potential):
             copied.set_precision(dtype)
         self.config, self.model, self.engine = copied.config, copied.model, engine
         self._made_from = (source, engine.mode, dtype, engine.reason)
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Surrounds an evaluation: PyTorch and the compiled kernels do not compete for the same cores.
+
+        Where parts of the model are left to PyTorch, it keeps its threads.
+        """
+        if self.engine.slow or {*self.engine.paths.values()} != {"kernels"}:
+            return nullcontext()
+        from .cpu.library import borrowed_threads
+
+        return borrowed_threads()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return accelerate, self._made_from
@@ -132,11 +146,12 @@ def accelerate(
     fast = AcceleratedPotential(potential, dtype, engine)
     if mode != "reference":
         exact = _sharing_copy(potential).set_precision(torch.float64)
-        for name, module in _replaceable(exact, engine):
+        for name, module in _replaceable(exact, engine, mode):
             own_dtype = next(potential.get_submodule(name).parameters()).dtype
             found = _find_twin(module, mode)
             if isinstance(found, str):
-                engine.slow[name] = found
+                if found:  # an empty reason: nothing worth a twin
+                    engine.slow[name] = found
                 continue
             engine.fast[name], twin = found
             parent, _, own_name = name.rpartition(".")
@@ -152,11 +167,12 @@ def _sharing_copy(potential: Potential) -> Potential:
     return copy.deepcopy(potential, memo)
 
 
-def _replaceable(potential: Potential, engine: Engine) -> Iterator[tuple[str, nn.Module]]:
+def _replaceable(potential: Potential, engine: Engine, mode: str) -> Iterator[tuple[str, nn.Module]]:
     """Modules of classes that have twins, outermost first; not those inside a module that got one."""
+    classes = TORCH_TWINS | (COMPILED_TWINS if mode == "kernels" else {})
     for name, module in potential.named_modules():
         inside = any(name.startswith(f"{done}.") for done in engine.fast)
-        if type(module).__name__ in TORCH_TWINS and not inside:
+        if type(module).__name__ in classes and not inside:
             yield name, module
 
 

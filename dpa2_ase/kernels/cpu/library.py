@@ -7,7 +7,9 @@ without a compiler simply has none.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -37,12 +39,59 @@ _SIGNATURES = {
     "pair_update_backward": "n p4 n p7",
     "node_update": "n p8",
     "node_update_backward": "n p10",
+    "dense": "n p4",
+    "dense_backward": "n p4",
     "tanh": "n p",
     "exp": "n p",
 }
 _TYPES: dict[str, Any] = {"n": ctypes.c_int64, "p": ctypes.c_void_p, "d": ctypes.c_double}
 _PRECISION = {torch.float64: "float64", torch.float32: "float32"}
 Kernel = Callable[..., None]
+
+
+class _Threads:
+    """PyTorch's number of threads, lent to the kernels while PyTorch itself computes with one.
+
+    PyTorch's threads keep their cores busy for milliseconds after every parallel operation, waiting for the next. Then
+    they would take them from the kernels, whose threads they do not know.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users, self.lent = 0, 1
+
+    def borrow(self) -> None:
+        """Take them, or share what somebody else took."""
+        with self._lock:
+            if self._users == 0:
+                self.lent = torch.get_num_threads()
+                torch.set_num_threads(1)
+            self._users += 1
+
+    def give_back(self) -> None:
+        """The last to give back sets PyTorch's number again."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                torch.set_num_threads(self.lent)
+
+    def count(self) -> int:
+        """Threads for a kernel."""
+        return self.lent if self._users else torch.get_num_threads()
+
+
+_threads = _Threads()
+thread_count = _threads.count
+
+
+@contextmanager
+def borrowed_threads() -> Iterator[None]:
+    """Let the kernels have PyTorch's threads while PyTorch computes with one; its number is the same afterwards."""
+    _threads.borrow()
+    try:
+        yield
+    finally:
+        _threads.give_back()
 
 
 class Library:
@@ -81,7 +130,7 @@ class Library:
         function.argtypes = [*(_TYPES[code] for code in codes), ctypes.c_int]
 
         def call(*arguments: Any) -> None:
-            if function(*arguments, torch.get_num_threads()):
+            if function(*arguments, thread_count()):
                 raise MemoryError(f"not enough memory for the intermediates of {name}")
 
         return call

@@ -54,6 +54,12 @@ class NodeWeights(ctypes.Structure):
     )
 
 
+class DenseWeights(ctypes.Structure):
+    """dense.hpp."""
+
+    _fields_ = _fields("n_in n_out is_tanh copies", pointers="weight weight_t bias timestep")
+
+
 class Table(ctypes.Structure):
     """tables.hpp."""
 

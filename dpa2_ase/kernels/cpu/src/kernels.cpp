@@ -2,8 +2,8 @@
 //
 // Compiled once per instruction set; `library.py` loads the best one that runs here. No PyTorch headers are needed, so
 // the libraries work with any version of it.
+#include "dense.hpp"
 #include "environment.hpp"
-#include "nodes.hpp"
 #include "pairs.hpp"
 #include "tables.hpp"
 
@@ -116,12 +116,20 @@ template <class F> inline bool narrow(int64_t R) { return R % Simd<F>::lanes != 
     return !node_update_backward<F>(n_atoms, *weights, node, edge_moment, node_moment, update, self, d, d_conv,              \
                                     d_edge_moment, d_node_moment, threads);                                            \
   }                                                                                                                    \
+  API int dpa2_dense_##NAME(int64_t n_rows, const DenseWeights<F>* weights, const F* x, F* active, F* out,             \
+                            int threads) {                                                                             \
+    return !dense<F>(n_rows, *weights, x, active, out, threads);                                                       \
+  }                                                                                                                    \
+  API int dpa2_dense_backward_##NAME(int64_t n_rows, const DenseWeights<F>* weights, const F* active, const F* d_out,  \
+                                     F* d_x, int threads) {                                                            \
+    return !dense_backward<F>(n_rows, *weights, active, d_out, d_x, threads);                                          \
+  }                                                                                                                    \
   API int dpa2_tanh_##NAME(int64_t n, F* x) {                                                                          \
     tanh_in_place(x, n);                                                                                               \
     return 0;                                                                                                          \
   }                                                                                                                    \
   API int dpa2_exp_##NAME(int64_t n, F* x) {                                                                           \
-    for (int64_t i = 0; i < n; i++) x[i] = exp_scalar(x[i]);                                                           \
+    exp_in_place(x, n);                                                                                                \
     return 0;                                                                                                          \
   }
 

@@ -47,15 +47,24 @@ template <class F> INLINE Full<F> load(const F* p) { return load_as<Full<F>>(p);
 template <class F> INLINE void store(F* p, Full<F> v) { store_as<Full<F>>(p, v); }
 template <class F> INLINE Full<F> broadcast(F x) { return Full<F>{} + x; }
 
+// By halves: a sum one after the other would wait for every addition.
 template <class F> INLINE F lane_sum(Full<F> v) {
-  F total = 0;
-  for (int i = 0; i < Simd<F>::lanes; i++) total += v[i];
-  return total;
+  F a[Simd<F>::lanes];
+  store<F>(a, v);
+#pragma GCC unroll 4
+  for (int half = Simd<F>::lanes / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < half; i++) a[i] += a[i + half];
+  return a[0];
 }
 template <class F> INLINE F lane_max(Full<F> v) {
-  F best = v[0];
-  for (int i = 1; i < Simd<F>::lanes; i++) best = v[i] > best ? v[i] : best;
-  return best;
+  F a[Simd<F>::lanes];
+  store<F>(a, v);
+#pragma GCC unroll 4
+  for (int half = Simd<F>::lanes / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < half; i++) a[i] = a[i + half] > a[i] ? a[i + half] : a[i];
+  return a[0];
 }
 
 template <class F> struct Constants;
@@ -110,18 +119,22 @@ template <class F> INLINE Full<F> tanh(Full<F> x) {
   return x < F(0) ? -value : value;
 }
 
-template <class F> INLINE F exp_scalar(F x) { return exp<F>(broadcast<F>(x))[0]; }
-
-template <class F> inline void tanh_in_place(F* x, int64_t n) {
+template <class F, class Function> INLINE void in_place(F* x, int64_t n, Function function) {
   constexpr int L = Simd<F>::lanes;
   int64_t i = 0;
-  for (; i + L <= n; i += L) store<F>(x + i, tanh<F>(load<F>(x + i)));
+  for (; i + L <= n; i += L) store<F>(x + i, function(load<F>(x + i)));
   if (i < n) {
     F rest[L] = {};
     std::memcpy(rest, x + i, sizeof(F) * (n - i));
-    store<F>(rest, tanh<F>(load<F>(rest)));
+    store<F>(rest, function(load<F>(rest)));
     std::memcpy(x + i, rest, sizeof(F) * (n - i));
   }
+}
+template <class F> inline void tanh_in_place(F* x, int64_t n) {
+  in_place(x, n, [](Full<F> v) { return tanh<F>(v); });
+}
+template <class F> inline void exp_in_place(F* x, int64_t n) {
+  in_place(x, n, [](Full<F> v) { return exp<F>(v); });
 }
 
 template <class F> inline F dot(const F* a, const F* b, int64_t n) {
@@ -131,5 +144,15 @@ template <class F> inline F dot(const F* a, const F* b, int64_t n) {
   for (; i + L <= n; i += L) total += load<F>(a + i) * load<F>(b + i);
   F rest = 0;
   for (; i < n; i++) rest += a[i] * b[i];
+  return lane_sum<F>(total) + rest;
+}
+
+template <class F> inline F sum(const F* a, int64_t n) {
+  constexpr int L = Simd<F>::lanes;
+  Full<F> total = {};
+  int64_t i = 0;
+  for (; i + L <= n; i += L) total += load<F>(a + i);
+  F rest = 0;
+  for (; i < n; i++) rest += a[i];
   return lane_sum<F>(total) + rest;
 }
