@@ -137,7 +137,7 @@ def plot(results: Results, target: Path, models: list[str] | None = None) -> Non
     curves = _curves(results)
     chosen = models or list(curves)
     figure, axes = plt.subplots(
-        2, len(chosen), figsize=(1.2 + 4.3 * len(chosen), 7.2), sharex=True, sharey="row", squeeze=False
+        2, len(chosen), figsize=(1.2 + 4.3 * len(chosen), 7.2), sharex="col", sharey="row", squeeze=False
     )
     panels = []
     for column, model in enumerate(chosen):
