@@ -90,7 +90,7 @@ class CompiledDense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to the last axis."""
-        return _Apply.apply(x.reshape(-1, x.shape[-1]), self.layer).reshape(*x.shape[:-1], -1)
+        return _Apply.apply(x.flatten(0, -2), self.layer).reshape(*x.shape[:-1], self.layer.width)
 
 
 class _Apply(torch.autograd.Function):
