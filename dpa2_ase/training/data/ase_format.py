@@ -1,6 +1,6 @@
 """ASE's io format ``deepmd-npy``: ``ase.io.read(folder, index=":", format="deepmd-npy")``.
 
-ASE imports this module while it is importing its own formats, so nothing here may need them before a function is called.
+ASE imports this module while it imports its own formats, so nothing here may need them before a function is called.
 """
 
 from __future__ import annotations
