@@ -65,7 +65,7 @@ def _optional(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def _unknown_activation(layer: Dense) -> bool:
-    linear = layer.activation(torch.tensor([-2.0, 0.5])).tolist() == [-2.0, 0.5]
+    linear = layer.activation(torch.tensor([-2.0, 0.5], device="cpu")).tolist() == [-2.0, 0.5]
     return not linear and layer.activation is not torch.tanh
 
 
