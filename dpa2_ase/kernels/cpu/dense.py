@@ -131,10 +131,11 @@ class CompiledFitting(nn.Module):
     ) -> Tensor:
         """Net outputs of all atoms, (N, 1), in float64; parameters as in `Fitting`."""
         node = descriptor.node.to(self.dtype)
-        others = self.reference.parameter_inputs(graph, fparam, aparam)
-        value = _Values.apply(node, self.layers, torch.cat(others, dim=1) if others else None)
+        parts = self.reference.parameter_inputs(graph, fparam, aparam)
+        others = torch.cat(parts, dim=1) if parts else None
+        value = _Values.apply(node, self.layers, others)
         if self.reference.config.subtracts_vacuum:
-            value = value - _Values.apply(torch.zeros_like(node), self.layers, torch.cat(others, 1) if others else None)
+            value = value - _Values.apply(torch.zeros_like(node), self.layers, others)
         return (value + self.reference.bias_atom_e[graph.types]).double()
 
 

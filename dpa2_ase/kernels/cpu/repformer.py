@@ -69,10 +69,6 @@ class CompiledRepformer(nn.Module):
         final, moment = _Block.apply(hood.graph.vectors, start, self, hood)
         return BlockOutput(final, moment.mT)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledRepformer:
-        """Addresses do not copy: fold anew."""
-        return CompiledRepformer(self.reference, self.dtype, self.library)
-
 
 class _LayerWeights:
     """The C structures of one layer and the tensors they point to."""

@@ -29,7 +29,7 @@ class CompiledSeAtten(nn.Module):
         self.reference, self.dtype, self.library = reference, dtype, library
         self.tabulated = TabulatedSeAtten.from_reference(reference, dtype)
         self.geometry = Geometry(reference.environment, dtype, library)
-        self._features: dict[int, _PlanOfKernels] = {}
+        self._latest: _PlanOfKernels | None = None  # `tabulated` remembers the costly part of others
 
     @classmethod
     def obstacle(cls, reference: SeAtten) -> str | None:
@@ -55,21 +55,16 @@ class CompiledSeAtten(nn.Module):
         return block.output(moment, hood, type_embedding)
 
     def _plan(self, plan: PairPlan) -> _PlanOfKernels:
-        if id(plan) not in self._features:
-            self._features.clear()  # another set of elements; `tabulated` remembers the costly part
-            self._features[id(plan)] = _PlanOfKernels(plan, self.library.vector_bytes // self.dtype.itemsize)
-        return self._features[id(plan)]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Addresses do not travel."""
-        return self.__dict__ | {"_features": {}}
+        if self._latest is None or self._latest.plan is not plan:
+            self._latest = _PlanOfKernels(plan, self.library.vector_bytes // self.dtype.itemsize)
+        return self._latest
 
 
 class _PlanOfKernels:
     """The C structure of a plan and the tensors it points to."""
 
     def __init__(self, plan: PairPlan, lanes: int) -> None:
-        self.plan = plan  # keeps its id from being used again
+        self.plan = plan
         self.keep: list[Tensor] = []
         basis = padded_to(plan.tables.basis, lanes, 1)
         self.channels = basis.shape[2]

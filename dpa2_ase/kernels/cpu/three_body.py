@@ -29,7 +29,7 @@ class CompiledThreeBody(nn.Module):
         self.reference, self.dtype, self.library = reference, dtype, library
         self.tabulated = TabulatedThreeBody.from_reference(reference, dtype)
         self.geometry = Geometry(reference.environment, dtype, library)
-        self._options: dict[int, _PlanOfKernels] = {}
+        self._latest: _PlanOfKernels | None = None  # `tabulated` remembers the costly part of others
 
     @classmethod
     def obstacle(cls, reference: ThreeBody) -> str | None:
@@ -53,21 +53,16 @@ class CompiledThreeBody(nn.Module):
         return self.tabulated(graph, type_embedding) if outside else sums[:, : block.width]
 
     def _plan(self, plan: TriplePlan) -> _PlanOfKernels:
-        if id(plan) not in self._options:
-            self._options.clear()  # another set of elements; `tabulated` remembers the costly part
-            self._options[id(plan)] = _PlanOfKernels(plan, self.library.vector_bytes // self.dtype.itemsize // 2)
-        return self._options[id(plan)]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Addresses do not travel."""
-        return self.__dict__ | {"_options": {}}
+        if self._latest is None or self._latest.plan is not plan:
+            self._latest = _PlanOfKernels(plan, self.library.vector_bytes // self.dtype.itemsize // 2)
+        return self._latest
 
 
 class _PlanOfKernels:
     """The C structure of a plan and the tensors it points to; `lanes` of a half vector."""
 
     def __init__(self, plan: TriplePlan, lanes: int) -> None:
-        self.plan = plan  # keeps its id from being used again
+        self.plan = plan
         self.keep: list[Tensor] = []
         table = c_table(plan.tables, lanes, self.keep)
         self.width = table.n_functions
