@@ -15,7 +15,7 @@ from ase import Atoms
 from dpa2_ase.checkpoint import load_potential, read_checkpoint
 from dpa2_ase.config import RepformerConfig
 from dpa2_ase.graph import AtomicGraph
-from dpa2_ase.kernels.folding import fold_repformer
+from dpa2_ase.kernels.folding import constants
 from dpa2_ase.kernels.pair_weights import AttentionForm, PairWeights
 from dpa2_ase.kernels.repformer import FusedRepformer
 from dpa2_ase.kernels.scratch import Scratch
@@ -293,7 +293,7 @@ def test_folding_changes_nothing_of_the_reference():
     """And a twin keeps its weights when the reference is trained on."""
     reference = random_repformer(OPTIONS["official"], smooth=True)
     before = [p.clone() for p in reference.parameters()]
-    folded = fold_repformer(reference, torch.float64)
+    folded = constants(reference, torch.float64)
     assert all(torch.equal(a, b) for a, b in zip(before, reference.parameters(), strict=True))
     kept = folded.layers[0].node_bias.clone(), folded.embedding_bias.clone()
     for parameter in reference.parameters():

@@ -9,7 +9,7 @@ which is float64. Twins have first derivatives only.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -71,7 +71,7 @@ class AcceleratedPotential(Potential):
 
     def __init__(self, source: Potential, dtype: torch.dtype | None, engine: Engine) -> None:
         nn.Module.__init__(self)
-        copied = _sharing_copy(source)
+        copied = sharing_copy(source)
         if dtype is not None:
             copied.set_precision(dtype)
         self.config, self.model, self.engine = copied.config, copied.model, engine
@@ -145,10 +145,10 @@ def accelerate(
     engine = Engine(mode, reason)
     fast = AcceleratedPotential(potential, dtype, engine)
     if mode != "reference":
-        exact = _sharing_copy(potential).set_precision(torch.float64)
+        exact = sharing_copy(potential).set_precision(torch.float64)
         for name, module in _replaceable(exact, engine, mode):
             own_dtype = next(potential.get_submodule(name).parameters()).dtype
-            found = _find_twin(module, mode)
+            found = find_twin(module, [COMPILED_TWINS, TORCH_TWINS] if mode == "kernels" else [TORCH_TWINS])
             if isinstance(found, str):
                 if found:  # an empty reason: nothing worth a twin
                     engine.slow[name] = found
@@ -160,8 +160,8 @@ def accelerate(
     return fast
 
 
-def _sharing_copy(potential: Potential) -> Potential:
-    """A copy with modules and parameters of its own, whose tensors are views of the original's."""
+def sharing_copy(potential: Potential) -> Potential:
+    """A copy with modules and parameters of its own, whose tensors are views of the original's and not trained."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in potential.parameters()}
     memo |= {id(buffer): buffer for buffer in potential.buffers()}
     return copy.deepcopy(potential, memo)
@@ -176,9 +176,8 @@ def _replaceable(potential: Potential, engine: Engine, mode: str) -> Iterator[tu
             yield name, module
 
 
-def _find_twin(reference: nn.Module, mode: str) -> tuple[str, Any] | str:
-    """Name and class of the best twin for a module, or why there is none."""
-    tables = [COMPILED_TWINS, TORCH_TWINS] if mode == "kernels" else [TORCH_TWINS]
+def find_twin(reference: nn.Module, tables: Sequence[Mapping[str, str]]) -> tuple[str, Any] | str:
+    """Name and class of the first twin in `tables` that can stand in for a module, or why there is none."""
     obstacle = "there is no twin of its class"
     for table in tables:
         path = table.get(type(reference).__name__)

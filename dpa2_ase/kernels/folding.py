@@ -1,15 +1,16 @@
-"""Weights of the repformer with everything constant folded in, once, in float64.
+"""Weights of the repformer with everything constant folded in, in float64.
 
 Two matrices that follow each other without an activation between them become one, and every constant factor (the
 divisors of the attention and of the symmetrization, the residual scales) moves into a weight beside it.
-All matrices are contiguous and stored (in, out), for row vectors.
+All matrices are contiguous and stored (in, out), for row vectors. `fold_repformer` is for training: autograd sees
+through it, and where there is nothing to fold the tensors are the parameters themselves. `constants` is for all others.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -58,9 +59,13 @@ class FoldedLayer:
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> FoldedLayer:
         """The same layer with `function` applied to every tensor."""
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        changed: dict[str, Any] = {k: function(v) for k, v in values.items() if isinstance(v, Tensor)}
+        changed: dict[str, Any] = {name: function(tensor) for name, tensor in self.tensors.items()}
         return replace(self, **changed)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     @property
     def n_heads(self) -> int:
@@ -86,6 +91,14 @@ class FoldedRepformer:
             tuple(layer.apply(function) for layer in self.layers),
         )
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name; those of a layer as ``3.node_weight``."""
+        found = {"embedding_weight": self.embedding_weight, "embedding_bias": self.embedding_bias}
+        for index, layer in enumerate(self.layers):
+            found |= {f"{index}.{name}": tensor for name, tensor in layer.tensors.items()}
+        return found
+
 
 def aligned(width: int, like: Tensor) -> int:
     """A number of columns, at least `width`, that makes products faster; the columns beyond `width` are zeros.
@@ -103,13 +116,18 @@ def present(tensor: Tensor | None) -> Tensor:
     return tensor
 
 
+def constants(reference: Repformer, dtype: torch.dtype) -> FoldedRepformer:
+    """Folded weights that have nothing to do any more with the parameters of `reference`."""
+    with torch.no_grad():
+        return fold_repformer(reference, dtype).apply(torch.clone)
+
+
 def fold_repformer(reference: Repformer, dtype: torch.dtype) -> FoldedRepformer:
     """Fold in float64, then round once to `dtype`."""
     embedding = reference.edge_embedding
     layers = tuple(fold_layer(layer, dtype) for layer in reference.layers if isinstance(layer, RepformerLayer))
     assert embedding.bias is not None
-    weight, bias = embedding.weight.detach()[0].to(dtype, copy=True), embedding.bias.detach().to(dtype, copy=True)
-    return FoldedRepformer(weight, bias, reference.activation, layers)
+    return FoldedRepformer(embedding.weight[0].to(dtype), embedding.bias.to(dtype), reference.activation, layers)
 
 
 def fold_layer(layer: RepformerLayer, dtype: torch.dtype) -> FoldedLayer:
@@ -117,18 +135,14 @@ def fold_layer(layer: RepformerLayer, dtype: torch.dtype) -> FoldedLayer:
     folded = _fold_node_update(layer)
     if not layer.is_last:
         folded = _fold_edge_update(folded, layer)
-    return folded.apply(lambda tensor: tensor.to(dtype, copy=True).contiguous())
-
-
-def _double(tensor: Tensor) -> Tensor:
-    return tensor.detach().double()
+    return folded.apply(lambda tensor: tensor.to(dtype).contiguous())
 
 
 def _scales(combine: Combine, n_updates: int, like: Tensor) -> tuple[float, list[Tensor]]:
     """The three styles as one: a factor of the old value and one vector, shaped as `like`, for every update."""
     if combine.style == "res_residual":
-        return 1.0, [_double(scale) for scale in combine.scales]
-    ones = torch.ones_like(_double(like))
+        return 1.0, [scale.double() for scale in combine.scales]
+    ones = torch.ones_like(like.double())
     if combine.style == "res_avg":
         factor = 1 / math.sqrt(n_updates + 1)
         return factor, [factor * ones] * n_updates
@@ -145,17 +159,19 @@ def _fold_node_update(layer: RepformerLayer) -> FoldedLayer:
     self_scale = next(by_position) if own is not None else None
     conv_scale = next(by_position) if adds_conv else None
     widths = config.g2_dim * config.update_g1_has_grrg + config.g1_dim * config.update_g1_has_drrd
-    weight = _double(update.weight).clone()
-    weight[len(weight) - config.axis_neuron * widths :] /= 3  # rows of the symmetrized moments, the last of the input
+    whole = update.weight.double()
+    n_others = len(whole) - config.axis_neuron * widths  # rows before those of the symmetrized moments
+    others, moments = whole.split([n_others, len(whole) - n_others])
+    weight = torch.cat([others, moments / 3]) if n_others else moments / 3
     return FoldedLayer(
         node_old=old,
         node_weight=weight,
-        node_bias=_double(update.bias),
+        node_bias=update.bias.double(),
         node_scale=next(by_position),
-        self_weight=None if own is None else _double(own.weight),
-        self_bias=None if own is None or own.bias is None else _double(own.bias),
+        self_weight=None if own is None else own.weight.double(),
+        self_bias=None if own is None or own.bias is None else own.bias.double(),
         self_scale=self_scale,
-        conv=None if layer.conv is None else _double(layer.conv.weight),
+        conv=None if layer.conv is None else layer.conv.weight.double(),
         conv_scale=conv_scale,
     )
 
@@ -169,8 +185,8 @@ def _fold_edge_update(folded: FoldedLayer, layer: RepformerLayer) -> FoldedLayer
     folded = replace(
         folded,
         edge_old=old,
-        edge_weight=_double(update.weight),
-        edge_bias=_double(update.bias),
+        edge_weight=update.weight.double(),
+        edge_bias=update.bias.double(),
         edge_scale=scales[0],
     )
     return _fold_attention(folded, attention, scales[-1]) if attention is not None and has_attention else folded
@@ -179,16 +195,16 @@ def _fold_edge_update(folded: FoldedLayer, layer: RepformerLayer) -> FoldedLayer
 def _fold_attention(folded: FoldedLayer, attention: PairAttention, scale: Tensor) -> FoldedLayer:
     heads, norm = attention.n_heads, attention.norm
     assert attention.edge_output.bias is not None
-    query_key = _double(attention.query_key.weight).unflatten(1, (-1, 2 * heads))  # (P, d, 2H), head fastest
+    query_key = attention.query_key.weight.double().unflatten(1, (-1, 2 * heads))  # (P, d, 2H), head fastest
     query, key = query_key.movedim(2, 0).chunk(2)  # (H, P, d)
-    value = _double(attention.value.weight).unflatten(1, (-1, heads)).movedim(2, 0)  # (H, P, P)
-    output = _double(attention.edge_output.weight).unflatten(0, (-1, heads)).movedim(1, 0)  # (H, P, P)
+    value = attention.value.weight.double().unflatten(1, (-1, heads)).movedim(2, 0)  # (H, P, P)
+    output = attention.edge_output.weight.double().unflatten(0, (-1, heads)).movedim(1, 0)  # (H, P, P)
     return replace(
         folded,
         query_key=(query @ key.mT / math.sqrt(attention.hidden)).movedim(0, 1).flatten(1),
         value_output=(value @ output / math.sqrt(3)).flatten(0, 1),
-        output_bias=_double(attention.edge_output.bias),
-        norm_scale=_double(norm.weight) * scale,
-        norm_shift=_double(norm.bias) * scale,
+        output_bias=attention.edge_output.bias.double(),
+        norm_scale=norm.weight.double() * scale,
+        norm_shift=norm.bias.double() * scale,
         norm_eps=norm.eps,
     )

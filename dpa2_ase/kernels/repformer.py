@@ -21,7 +21,7 @@ from ..nn.repformer import Repformer
 from ..nn.se_atten import BlockOutput
 from .aggregation import Aggregation, Channels, EdgeGradient, NodeGradient, Slots, Sums
 from .backward import first_derivatives
-from .folding import FoldedRepformer, aligned, fold_repformer
+from .folding import FoldedRepformer, aligned, constants
 from .node_update import NodeUpdate, SavedUpdates
 from .pair_tower import Normalized, TowerLayer
 from .pair_weights import AttentionForm, PairWeights
@@ -41,7 +41,7 @@ class FusedRepformer(nn.Module):
         self.config, self.smooth = reference.config, reference.smooth
         self.environment, self.activation = reference.environment, reference.activation
         self.register_buffer("excluded", reference.excluded, persistent=False)
-        self.folded = fold_repformer(reference, dtype)
+        self.folded = constants(reference, dtype)
         self.tower = Tower(self.folded)
 
     @classmethod

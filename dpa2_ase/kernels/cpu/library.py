@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-INTERFACE = 1  # of kernels.cpp; a library left behind by another version is not used
+INTERFACE = 2  # of kernels.cpp; a library left behind by another version is not used
 FOLDER = Path(__file__).parent
 # what PyTorch says the processor can do -> libraries that run there, best first
 _BEST_FIRST = {"AVX512": ("avx512", "avx2", "baseline"), "AVX2": ("avx2", "baseline")}
@@ -31,6 +31,12 @@ _SIGNATURES = {
     "moments_backward": "n p4 n p3 d p4",
     "three_body": "n p5 n p d p2",
     "three_body_backward": "n p5 n p d p3",
+    "shared_moments": "n p8",
+    "shared_moments_backward": "n p10",
+    "shared_moments_by_table": "n p9",
+    "shared_three_body": "n p5 n p d p",
+    "shared_three_body_backward": "n p5 n p d p3",
+    "shared_three_body_by_table": "n p5 n p d p2",
     "embed": "n2 p n p3",
     "embed_backward": "n2 p4 n",
     "aggregate": "n p2 n2 p6",
@@ -39,6 +45,12 @@ _SIGNATURES = {
     "pair_update_backward": "n p4 n p7",
     "node_update": "n p8",
     "node_update_backward": "n p10",
+    "attend_neighbors": "n p4",
+    "attend_neighbors_backward": "n p4",
+    "embed_weights": "n2 p n p3",
+    "conv_weights": "n p2 n2 p4",
+    "pair_update_weights": "n p4",
+    "node_update_weights": "n p9",
     "dense": "n p4",
     "dense_backward": "n p4",
     "tanh": "n p",

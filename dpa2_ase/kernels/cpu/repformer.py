@@ -18,10 +18,10 @@ from ...graph import AtomicGraph, Neighborhood, neighborhood
 from ...nn.repformer import Repformer
 from ...nn.se_atten import BlockOutput
 from ..backward import first_derivatives
-from ..folding import FoldedLayer, FoldedRepformer, fold_repformer
-from .geometry import Geometry
+from ..folding import constants
 from .library import Library, require
-from .structures import EdgeArrays, NodeWeights, PairWeights, Receivers, fill
+from .repformer_plan import LayerWeights, Plan
+from .structures import EdgeArrays, PairWeights, Receivers, fill
 
 ATOMS_PER_CHUNK = 64  # whose messages exist at a time; fixed, as sums depend on it in their last digits
 FRUGAL_FROM = 400_000  # edges; from there on the backward pass computes some intermediates again to save memory
@@ -32,11 +32,8 @@ class CompiledRepformer(nn.Module):
 
     def __init__(self, reference: Repformer, dtype: torch.dtype, library: Library) -> None:
         super().__init__()
-        self.reference, self.dtype, self.library = reference, dtype, library
-        self.config = reference.config
-        self.folded = fold_repformer(reference, dtype)
-        self.geometry = Geometry(reference.environment, dtype, library)
-        self.weights = [_LayerWeights(reference, layer) for layer in self.folded.layers]
+        self.reference, self.config = reference, reference.config
+        self.plan = Plan(reference, constants(reference, dtype), library)
 
     @classmethod
     def obstacle(cls, reference: Repformer) -> str | None:
@@ -65,48 +62,16 @@ class CompiledRepformer(nn.Module):
         """Refine `node` (N, G); the equivariant output is the moment of the pair channel, (N, P, 3)."""
         reference = self.reference
         hood = neighborhood(graph, reference.config.rcut, reference.config.nsel, reference.excluded)
-        start = reference.activation(node.to(self.dtype))
-        final, moment = _Block.apply(hood.graph.vectors, start, self, hood)
+        start = reference.activation(node.to(self.plan.dtype))
+        final, moment = _Block.apply(hood.graph.vectors, start, self.plan, hood)
         return BlockOutput(final, moment.mT)
 
 
-class _LayerWeights:
-    """The C structures of one layer and the tensors they point to."""
-
-    def __init__(self, reference: Repformer, layer: FoldedLayer) -> None:
-        config = reference.config
-        self.keep: list[Tensor] = []
-        self.conv = layer.conv
-        self.conv_t = _transposed(layer.conv)
-        self.node = fill(
-            NodeWeights(), self.keep,
-            pair_channels=config.g2_dim, channels=config.g1_dim, axis=config.axis_neuron,
-            has_edge_moment=config.update_g1_has_grrg, has_node_moment=config.update_g1_has_drrd,
-            old_scale=layer.node_old, weight=layer.node_weight, weight_t=_transposed(layer.node_weight),
-            bias=layer.node_bias, scale=layer.node_scale, self_weight=layer.self_weight,
-            self_weight_t=_transposed(layer.self_weight), self_bias=layer.self_bias, self_scale=layer.self_scale,
-            conv_scale=layer.conv_scale,
-        )  # fmt: skip
-        self.pair = None if layer.edge_weight is None else fill(
-            PairWeights(), self.keep,
-            channels=config.g2_dim, heads=layer.n_heads, gate=config.attn2_has_gate,
-            old_scale=layer.edge_old, eps=layer.norm_eps, weight=layer.edge_weight,
-            weight_t=_transposed(layer.edge_weight), bias=layer.edge_bias, scale=layer.edge_scale,
-            query_key=layer.query_key, query_key_t=_transposed(layer.query_key), value_output=layer.value_output,
-            value_output_t=_transposed(layer.value_output), output_bias=layer.output_bias,
-            norm_scale=layer.norm_scale, norm_shift=layer.norm_shift,
-        )  # fmt: skip
-
-
-def _transposed(matrix: Tensor | None) -> Tensor | None:
-    return None if matrix is None else matrix.T.contiguous()
-
-
 @dataclass
-class _Kept:
+class Kept:
     """What one layer leaves for the backward pass."""
 
-    edge: Tensor | None  # (E, P); None in the first layer, where it is quickly made again
+    edge: Tensor | None  # (E, P); None in the first layer of an inference, where it is quickly made again
     node: Tensor  # (N, G)
     node_moment: Tensor  # (N, 3, G)
     edge_moment: Tensor  # (N, 3, P)
@@ -114,15 +79,16 @@ class _Kept:
     own: Tensor | None = None  # (N, G)
     normalized: Tensor | None = None  # (E, P)
     deviation: Tensor | None = None  # (E,)
+    conv: Tensor | None = None  # (N, G), for gradients of weights
 
 
-class _Run:
+class Run:
     """One pass through the block: arrays in the precision of the run and the kernels that work on them."""
 
-    def __init__(self, twin: CompiledRepformer, hood: Neighborhood, vectors: Tensor) -> None:
-        self.twin, self.graph, self.vectors = twin, hood.graph, vectors
-        self.config, self.dtype = twin.reference.config, twin.dtype
-        self.rows, self.weight = twin.geometry.forward(hood.graph, vectors)
+    def __init__(self, plan: Plan, hood: Neighborhood, vectors: Tensor, *, training: bool = False) -> None:
+        self.plan, self.graph, self.vectors = plan, hood.graph, vectors
+        self.config, self.dtype, self.training = plan.config, plan.dtype, training
+        self.rows, self.weight = plan.geometry.forward(hood.graph, vectors)
         ones = torch.ones(hood.graph.n_atoms, dtype=self.dtype, device="cpu")
         self.mean = ones / hood.nsel
         self.moment = self.mean.sqrt() if self.config.use_sqrt_nnei else self.mean
@@ -134,7 +100,7 @@ class _Run:
     def kernel(self, name: str, *arguments: Any) -> None:
         """Run a kernel; tensors stand for their addresses."""
         values = (a.data_ptr() if isinstance(a, Tensor) else a for a in arguments)
-        self.twin.library[name, self.dtype](*values)
+        self.plan.library[name, self.dtype](*values)
 
     def new(self, *shape: int) -> Tensor:
         """An array of the run."""
@@ -147,17 +113,30 @@ class _Run:
             moment=self.moment,
         )  # fmt: skip
 
-    def embed(self, folded: FoldedRepformer) -> Tensor:
+    def embed(self) -> Tensor:
         """The first pair channel (E, P)."""
+        folded = self.plan.folded
         edge = self.new(self.graph.n_edges, self.config.g2_dim)
         self.kernel("embed", *edge.shape, self.rows, 4, folded.embedding_weight, folded.embedding_bias, edge)
         return edge
 
-    def layer(self, weights: _LayerWeights, edge: Tensor, node: Tensor) -> tuple[_Kept, Tensor, Tensor]:
+    def layers(self, node: Tensor, *, keep: bool) -> tuple[Tensor, Tensor, list[Kept]]:
+        """Final node channel, final moment of the pair channel (N, 3, P), and what to `keep` of every layer."""
+        edge, kept = self.embed(), []
+        for weights in self.plan.layers:
+            saved, edge, node = self.layer(weights, edge, node)
+            moment = saved.edge_moment
+            if keep:
+                kept.append(saved)
+        if kept and not self.training:
+            kept[0].edge = None
+        return node, moment.clone(), kept
+
+    def layer(self, weights: LayerWeights, edge: Tensor, node: Tensor) -> tuple[Kept, Tensor, Tensor]:
         """What the layer keeps, and the next pair and node channels."""
         (n_atoms, G), P = node.shape, self.config.g2_dim
-        kept = _Kept(edge, node, self.new(n_atoms, 3, G), self.new(n_atoms, 3, P))
-        frugal = len(edge) >= FRUGAL_FROM
+        kept = Kept(edge, node, self.new(n_atoms, 3, G), self.new(n_atoms, 3, P))
+        frugal = len(edge) >= FRUGAL_FROM and not self.training
         if not frugal:
             kept.update, kept.own = self.new(n_atoms, G), self.new(n_atoms, G)
         conv = None if weights.conv is None else self.new(n_atoms, G)
@@ -165,6 +144,8 @@ class _Run:
             "aggregate", *self.csr, P, G, byref(self.edges(edge)), node, weights.conv, conv, kept.node_moment,
             kept.edge_moment,
         )  # fmt: skip
+        if self.training:
+            kept.conv = conv
         new_node = self.new(n_atoms, G)
         self.kernel(
             "node_update", n_atoms, byref(weights.node), node, conv, kept.edge_moment, kept.node_moment, kept.update,
@@ -182,17 +163,20 @@ class _Run:
         return kept, new_edge, new_node
 
 
-class _Gradients:
+class Gradients:
     """The backward pass of a run: gradients that the layers change in place, last layer first."""
 
-    def __init__(self, run: _Run, d_node: Tensor) -> None:
+    def __init__(self, run: Run, d_node: Tensor, d_moment: Tensor, *, by_geometry: bool = True) -> None:
         self.run = run
         n_atoms, n_edges, P, G = run.graph.n_atoms, run.graph.n_edges, run.config.g2_dim, run.config.g1_dim
         self.node = d_node.to(run.dtype, copy=True).contiguous()
         self.edge = torch.zeros(n_edges, P, dtype=run.dtype, device="cpu")
-        self.rows, self.weight = torch.zeros_like(run.rows), torch.zeros_like(run.weight)
-        self.direction = self.rows.data_ptr() + self.rows.element_size()
+        self.rows, self.weight, self.direction = None, None, None
+        if by_geometry:
+            self.rows, self.weight = torch.zeros_like(run.rows), torch.zeros_like(run.weight)
+            self.direction = self.rows.data_ptr() + self.rows.element_size()
         self.node_moment, self.edge_moment = run.new(n_atoms, 3, G), run.new(n_atoms, 3, P)
+        self.extra_moment: Tensor | None = d_moment.to(run.dtype).contiguous()  # of the last layer, from elsewhere
         self.conv = run.new(n_atoms, G)
         self._find_receivers()
 
@@ -205,69 +189,77 @@ class _Gradients:
         self.receivers = fill(
             Receivers(), [], **dict(zip(("order", "target", "first", "count"), self._receivers, strict=True))
         )
-        run.twin.library["find_receivers", None](*run.csr, self.chunk, byref(self.receivers))
+        run.plan.library["find_receivers", None](*run.csr, self.chunk, byref(self.receivers))
         starts = graph.offsets[torch.arange(n_chunks + 1, device="cpu").mul_(self.chunk).clamp_(max=graph.n_atoms)]
         most = int(starts.diff().max()) if n_chunks else 0
         self.messages = run.new(most, run.config.g1_dim)
 
-    def layer(self, weights: _LayerWeights, kept: _Kept, edge: Tensor, extra_moment: Tensor | None) -> None:
-        """Go back through one layer; `extra_moment` is a gradient of its pair moment from elsewhere."""
-        run, (P, G) = self.run, (self.run.config.g2_dim, self.run.config.g1_dim)
-        if weights.pair is not None:
-            run.kernel(
-                "pair_update_backward", *run.csr[:2], byref(weights.pair), edge, run.direction, 4, run.weight,
-                run.n_dead, kept.normalized, kept.deviation, self.edge, self.direction, self.weight,
-            )  # fmt: skip
-        config = run.config
+    def layers(self, kept: list[Kept]) -> Tensor:
+        """Go back through all layers; returns the first pair channel."""
+        for index in reversed(range(len(kept))):
+            saved, weights = kept[index], self.run.plan.layers[index]
+            edge = self.run.embed() if saved.edge is None else saved.edge
+            if weights.pair is not None:
+                self.pair_update(index, weights.pair, saved, edge)
+            self.node_update(index, weights, saved)
+            self.sums(index, weights, saved, edge)
+        return edge
+
+    def pair_update(self, index: int, pair: PairWeights, kept: Kept, edge: Tensor) -> None:
+        """Go back through the update of the pair channel `edge` in layer `index`."""
+        run = self.run
+        run.kernel(
+            "pair_update_backward", *run.csr[:2], byref(pair), edge, run.direction, 4, run.weight,
+            run.n_dead, kept.normalized, kept.deviation, self.edge, self.direction, self.weight,
+        )  # fmt: skip
+
+    def node_update(self, index: int, weights: LayerWeights, kept: Kept) -> None:
+        """Go back through the update of the node channel in layer `index`."""
+        run, config = self.run, self.run.config
         if not config.update_g1_has_grrg:
             self.edge_moment.zero_()
         if not config.update_g1_has_drrd:
             self.node_moment.zero_()
-        conv = None if weights.conv is None else self.conv
         run.kernel(
             "node_update_backward", run.graph.n_atoms, byref(weights.node), kept.node, kept.edge_moment,
-            kept.node_moment, kept.update, kept.own, self.node, conv, self.edge_moment, self.node_moment,
+            kept.node_moment, kept.update, kept.own, self.node, None if weights.conv is None else self.conv,
+            self.edge_moment, self.node_moment,
         )  # fmt: skip
-        if extra_moment is not None:
-            self.edge_moment += extra_moment
+        if self.extra_moment is not None:
+            self.edge_moment += self.extra_moment
+            self.extra_moment = None
+
+    def sums(self, index: int, weights: LayerWeights, kept: Kept, edge: Tensor) -> None:
+        """Go back through the sums over neighbors in layer `index`."""
+        run = self.run
         run.kernel(
-            "aggregate_backward", *run.csr, P, G, byref(run.edges(edge)), kept.node, weights.conv,
-            weights.conv_t, conv, self.node_moment, self.edge_moment, self.chunk, byref(self.receivers),
-            self.messages, self.edge, self.direction, self.weight, self.node,
+            "aggregate_backward", *run.csr, run.config.g2_dim, run.config.g1_dim, byref(run.edges(edge)), kept.node,
+            weights.conv, weights.conv_t, None if weights.conv is None else self.conv, self.node_moment,
+            self.edge_moment, self.chunk, byref(self.receivers), self.messages, self.edge, self.direction, self.weight,
+            self.node,
         )  # fmt: skip
 
-    def geometry(self, folded: FoldedRepformer, first_edge: Tensor) -> Tensor:
+    def geometry(self, first_edge: Tensor) -> Tensor:
         """Gradient by the edge vectors (E, 3), float64."""
         run = self.run
-        run.kernel("embed_backward", *first_edge.shape, first_edge, self.edge, folded.embedding_weight, self.rows, 4)
-        return run.twin.geometry.backward(run.graph, run.vectors, self.rows, self.weight)
+        weight = run.plan.folded.embedding_weight
+        run.kernel("embed_backward", *first_edge.shape, first_edge, self.edge, weight, self.rows, 4)
+        assert self.rows is not None
+        assert self.weight is not None
+        return run.plan.geometry.backward(run.graph, run.vectors, self.rows, self.weight)
 
 
 class _Block(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, node: Tensor, twin: CompiledRepformer, hood: Neighborhood) -> Any:
-        run = _Run(twin, hood, vectors.detach())
-        edge, node = run.embed(twin.folded), node.detach().contiguous()
-        with_gradient = any(ctx.needs_input_grad[:2])
-        layers = []
-        for weights in twin.weights:
-            kept, edge, node = run.layer(weights, edge, node)
-            moment = kept.edge_moment
-            if with_gradient:
-                layers.append(kept)
-        if layers:
-            layers[0].edge = None
-        ctx.run, ctx.layers = (run, layers) if with_gradient else (None, None)
-        return node, moment.clone()
+    def forward(ctx: Any, vectors: Tensor, node: Tensor, plan: Plan, hood: Neighborhood) -> Any:
+        run = Run(plan, hood, vectors.detach())
+        final, moment, kept = run.layers(node.detach().contiguous(), keep=any(ctx.needs_input_grad[:2]))
+        ctx.run, ctx.kept = (run, kept) if kept else (None, None)
+        return final, moment
 
     @staticmethod
     @first_derivatives
     def backward(ctx: Any, d_node: Tensor, d_moment: Tensor) -> Any:
-        run, twin = ctx.run, ctx.run.twin
-        gradients = _Gradients(run, d_node)
-        extra: Tensor | None = d_moment.to(run.dtype).contiguous()
-        for weights, kept in zip(reversed(twin.weights), reversed(ctx.layers), strict=True):
-            edge = run.embed(twin.folded) if kept.edge is None else kept.edge
-            gradients.layer(weights, kept, edge, extra)
-            extra = None
-        return gradients.geometry(twin.folded, edge), gradients.node, None, None
+        gradients = Gradients(ctx.run, d_node, d_moment)
+        first_edge = gradients.layers(ctx.kept)
+        return gradients.geometry(first_edge), gradients.node, None, None

@@ -44,6 +44,50 @@ class PairWeights(ctypes.Structure):
     )
 
 
+class PairArrays(ctypes.Structure):
+    """pairs_backward.hpp."""
+
+    _fields_ = [
+        *_fields(pointers="g direction"),
+        ("stride", _NUMBER),
+        *_fields(pointers="weight n_dead kept_z kept_rstd d d_direction d_weight"),
+    ]
+
+
+class AttentionWeights(ctypes.Structure):
+    """attention.hpp."""
+
+    _fields_ = _fields(
+        "channels columns rank normalize smooth dotr",
+        "eps",
+        "query_key query_key_t value_output value_output_t roots squares output_bias norm_scale norm_shift",
+    )
+
+
+class AttentionArrays(ctypes.Structure):
+    """attention.hpp."""
+
+    _fields_ = _fields(pointers="g direction weight n_dead kept_z kept_rstd inverse")
+
+
+class AttentionGradients(ctypes.Structure):
+    """attention_backward.hpp."""
+
+    _fields_ = _fields(pointers="d_out d_g d_direction d_weight")
+
+
+class BlockSums(ctypes.Structure):
+    """weight_gradients.hpp."""
+
+    _fields_ = _fields("n_blocks", pointers="blocks total")
+
+
+class NodeWeightGradients(ctypes.Structure):
+    """weight_gradients.hpp."""
+
+    _fields_ = _fields(pointers="weight self_weight bias scale self_bias self_scale conv_scale z d_t d_s")
+
+
 class NodeWeights(ctypes.Structure):
     """nodes.hpp."""
 
@@ -76,6 +120,12 @@ class ThreeBodyOptions(ctypes.Structure):
     """tables.hpp."""
 
     _fields_ = [("table", Table), ("bend", _REAL), ("factor", _POINTER)]
+
+
+class SharedFeatures(ctypes.Structure):
+    """table_gradients.hpp."""
+
+    _fields_ = [("table", Table), *_fields("channels n_pairs", "bend", "factor pair")]
 
 
 def fill(structure: ctypes.Structure, keep: list[Tensor], **values: float | Tensor | ctypes.Structure | None) -> Any:

@@ -138,7 +138,27 @@ inline bool find_receivers(const Csr& csr, int64_t chunk, const Receivers& r, in
   });
 }
 
-// Gradients of `aggregate`: d_g (E, P), d_direction (E, 3), d_weight (E,) and d_node (N, G) are added to.
+// Of the gradient by what `aggregate` sums, what comes from conv: d_X (P, G), and its transpose with rows of length ld
+template <class F>
+inline void spread(int64_t P, int64_t G, int64_t ld, const F* d_conv, F mean, const F* weight, const F* weight_t, F* d_X,
+                   F* d_Xt) {
+  if (!d_conv) {
+    std::memset(d_X, 0, sizeof(F) * P * G);
+    std::memset(d_Xt, 0, sizeof(F) * G * ld);
+    return;
+  }
+  for (int64_t a = 0; a < P; a++)
+#pragma GCC ivdep
+    for (int64_t c = 0; c < G; c++) d_X[a * G + c] = weight[a * G + c] * d_conv[c] * mean;
+  for (int64_t c = 0; c < G; c++) {
+    const F scale = d_conv[c] * mean;
+#pragma GCC ivdep
+    for (int64_t a = 0; a < P; a++) d_Xt[c * ld + a] = scale * weight_t[c * P + a];
+  }
+}
+
+// Gradients of `aggregate`: d_g (E, P), d_direction (E, 3), d_weight (E,) and d_node (N, G) are added to; d_direction and
+// d_weight are both null where the geometry's are not wanted.
 // `messages` holds those of one chunk of centers, (edges of the largest chunk, G).
 template <class F>
 bool aggregate_backward(const Csr& csr, int64_t P, int64_t G, const EdgeArrays<F>& x, const F* node,
@@ -157,30 +177,29 @@ bool aggregate_backward(const Csr& csr, int64_t P, int64_t G, const EdgeArrays<F
       for (int64_t i = first_atom + begin; i < first_atom + end; i++) {
         const int64_t e0 = csr.offsets[i], n = csr.degree(i);
         weighted(n, e0, P, ld, x, A);
-        for (int64_t a = 0; a < P; a++)
-          for (int64_t c = 0; c < G; c++) d_X[a * G + c] = d_conv ? conv_weight[a * G + c] * d_conv[i * G + c] * x.mean[i] : 0;
+        spread(P, G, ld, d_conv ? d_conv + i * G : nullptr, x.mean[i], conv_weight, conv_weight_t, d_X, d_Xt);
         for (int64_t c = 0; c < 3 * G; c++) d_X[P * G + c] = d_node_moment ? d_node_moment[i * 3 * G + c] * x.moment[i] : 0;
         for (int64_t c = 0; c < G; c++) {
-          F* row = d_Xt + c * ld;
-          const F scale = d_conv ? d_conv[i * G + c] * x.mean[i] : 0;
-          for (int64_t a = 0; a < P; a++) row[a] = d_conv ? scale * conv_weight_t[c * P + a] : 0;
-          for (int64_t a = 0; a < 3; a++) row[P + a] = d_X[(P + a) * G + c];
-          for (int64_t a = P + 3; a < ld; a++) row[a] = 0;
+          F* row = d_Xt + c * ld + P;
+          for (int64_t a = 0; a < 3; a++) row[a] = d_X[(P + a) * G + c];
+          for (int64_t a = 3; a < ld - P; a++) row[a] = 0;
         }
         for (int64_t c = 0; c < 3 * P; c++) d_H[c] = d_edge_moment ? d_edge_moment[i * 3 * P + c] * x.moment[i] : 0;
         product<false>(n, G, P + 3, Strided<F>{A, ld, 1}, Rows<F>{d_X, G}, messages + (e0 - first_edge) * G, G);
-        product<false>(n, ld, G, Gathered<F>{node, csr.neighbor + e0, G}, Rows<F>{d_Xt, ld}, d_A, ld);
+        product<false>(n, d_weight ? ld : padded<F>(P), G, Gathered<F>{node, csr.neighbor + e0, G}, Rows<F>{d_Xt, ld}, d_A,
+                       ld);
         for (int64_t j = 0; j < n; j++) {
           const F w = x.weight[e0 + j], *d = d_A + j * ld, *g = x.g + (e0 + j) * P, *h = x.direction + (e0 + j) * x.stride;
           F* out = d_g + (e0 + j) * P;
+          const F w0 = w * h[0], w1 = w * h[1], w2 = w * h[2];
+          for (int64_t c = 0; c < P; c++) out[c] += w * d[c] + w0 * d_H[c] + w1 * d_H[P + c] + w2 * d_H[2 * P + c];
+          if (!d_weight) continue;
           F by_weight = dot(d, g, P), by_direction[3];
           for (int a = 0; a < 3; a++) {
             by_direction[a] = d[P + a] + dot(d_H + a * P, g, P);
             by_weight += by_direction[a] * h[a];
             d_direction[(e0 + j) * x.stride + a] += w * by_direction[a];
           }
-          const F w0 = w * h[0], w1 = w * h[1], w2 = w * h[2];
-          for (int64_t c = 0; c < P; c++) out[c] += w * d[c] + w0 * d_H[c] + w1 * d_H[P + c] + w2 * d_H[2 * P + c];
           d_weight[e0 + j] += by_weight;
         }
       }

@@ -2,10 +2,12 @@
 //
 // Compiled once per instruction set; `library.py` loads the best one that runs here. No PyTorch headers are needed, so
 // the libraries work with any version of it.
+#include "attention_backward.hpp"
 #include "dense.hpp"
 #include "environment.hpp"
-#include "pairs.hpp"
 #include "tables.hpp"
+#include "three_body_gradients.hpp"
+#include "weight_gradients.hpp"
 
 #if defined(__GNUC__)
 #define API extern "C" __attribute__((visibility("default")))
@@ -13,7 +15,7 @@
 #define API extern "C"
 #endif
 
-API int dpa2_interface() { return 1; }  // raised when a signature changes
+API int dpa2_interface() { return 2; }  // raised when a signature changes
 API int dpa2_vector_bytes() { return DPA2_BYTES; }
 
 API int dpa2_find_receivers(int64_t n_atoms, const int64_t* offsets, const int64_t* neighbor, int64_t chunk,
@@ -102,8 +104,8 @@ template <class F> inline bool narrow(int64_t R) { return R % Simd<F>::lanes != 
                                            const F* g, const F* direction, int64_t stride, const F* weight,            \
                                            const F* n_dead, const F* kept_z, const F* kept_rstd, F* d,                 \
                                            F* d_direction, F* d_weight, int threads) {                                 \
-    return !pair_update_backward<F>(Csr{n_atoms, offsets, nullptr}, *weights, g, direction, stride, weight, n_dead,    \
-                                    kept_z, kept_rstd, d, d_direction, d_weight, threads);                             \
+    const PairArrays<F> x{g, direction, stride, weight, n_dead, kept_z, kept_rstd, d, d_direction, d_weight};          \
+    return !pair_update_backward<F>(Csr{n_atoms, offsets, nullptr}, *weights, x, threads);                             \
   }                                                                                                                    \
   API int dpa2_node_update_##NAME(int64_t n_atoms, const NodeWeights<F>* weights, const F* node, const F* conv,        \
                                   const F* edge_moment, const F* node_moment, F* update, F* self, F* out,              \
@@ -115,6 +117,25 @@ template <class F> inline bool narrow(int64_t R) { return R % Simd<F>::lanes != 
                                            F* d, F* d_conv, F* d_edge_moment, F* d_node_moment, int threads) {         \
     return !node_update_backward<F>(n_atoms, *weights, node, edge_moment, node_moment, update, self, d, d_conv,              \
                                     d_edge_moment, d_node_moment, threads);                                            \
+  }                                                                                                                    \
+  API int dpa2_embed_weights_##NAME(int64_t n_edges, int64_t P, const F* x, int64_t stride, const F* g, const F* d_g,  \
+                                    const BlockSums<F>* sums, int threads) {                                           \
+    return !embed_weights<F>(n_edges, P, x, stride, g, d_g, *sums, threads);                                           \
+  }                                                                                                                    \
+  API int dpa2_conv_weights_##NAME(int64_t n_atoms, const int64_t* offsets, const int64_t* neighbor, int64_t P,        \
+                                   int64_t G, const EdgeArrays<F>* edges, const F* node, const F* d_conv,              \
+                                   const BlockSums<F>* sums, int threads) {                                            \
+    return !conv_weights<F>(Csr{n_atoms, offsets, neighbor}, P, G, *edges, node, d_conv, *sums, threads);              \
+  }                                                                                                                    \
+  API int dpa2_pair_update_weights_##NAME(int64_t n_atoms, const int64_t* offsets, const PairWeights<F>* weights,      \
+                                          const PairArrays<F>* arrays, const BlockSums<F>* sums, int threads) {        \
+    return !pair_update_weights<F>(Csr{n_atoms, offsets, nullptr}, *weights, *arrays, *sums, threads);                 \
+  }                                                                                                                    \
+  API int dpa2_node_update_weights_##NAME(int64_t n_atoms, const NodeWeights<F>* weights, const F* node,               \
+                                          const F* conv, const F* edge_moment, const F* node_moment, const F* update,  \
+                                          const F* self, const F* d, const NodeWeightGradients<F>* to, int threads) {  \
+    return !node_update_weights<F>(n_atoms, *weights, node, conv, edge_moment, node_moment, update, self, d, *to,      \
+                                   threads);                                                                           \
   }                                                                                                                    \
   API int dpa2_dense_##NAME(int64_t n_rows, const DenseWeights<F>* weights, const F* x, F* active, F* out,             \
                             int threads) {                                                                             \
@@ -135,3 +156,66 @@ template <class F> inline bool narrow(int64_t R) { return R % Simd<F>::lanes != 
 
 KERNELS(double, float64)
 KERNELS(float, float32)
+
+#define ATTENTION(F, NAME)                                                                                             \
+  API int dpa2_attend_neighbors_##NAME(int64_t n_atoms, const int64_t* offsets, const AttentionWeights<F>* weights,    \
+                                       const AttentionArrays<F>* arrays, F* out, int threads) {                        \
+    return !attend_neighbors<F>(Csr{n_atoms, offsets, nullptr}, *weights, *arrays, out, threads);                      \
+  }                                                                                                                    \
+  API int dpa2_attend_neighbors_backward_##NAME(int64_t n_atoms, const int64_t* offsets,                               \
+                                                const AttentionWeights<F>* weights, const AttentionArrays<F>* arrays,  \
+                                                const AttentionGradients<F>* gradients, int threads) {                 \
+    return !attend_neighbors_backward<F>(Csr{n_atoms, offsets, nullptr}, *weights, *arrays, *gradients, threads);      \
+  }
+
+ATTENTION(double, float64)
+ATTENTION(float, float32)
+
+#define SHARED_TABLES(F, NAME)                                                                                         \
+  API int dpa2_shared_moments_##NAME(int64_t n_atoms, const int64_t* offsets, const int64_t* neighbor,                 \
+                                     const int64_t* types, const SharedFeatures<F>* features, const F* rows,           \
+                                     const double* argument, const F* weight, F* moment, int threads) {                \
+    return !shared_moments<F>(Csr{n_atoms, offsets, neighbor}, types, *features, rows, argument, weight, moment,       \
+                              threads);                                                                                \
+  }                                                                                                                    \
+  API int dpa2_shared_moments_backward_##NAME(int64_t n_atoms, const int64_t* offsets, const int64_t* neighbor,        \
+                                              const int64_t* types, const SharedFeatures<F>* features, const F* rows,  \
+                                              const double* argument, const F* weight, const F* d_moment, F* d_rows,   \
+                                              F* d_weight, int threads) {                                              \
+    return !shared_moments_backward<F>(Csr{n_atoms, offsets, neighbor}, types, *features, rows, argument, weight,      \
+                                       d_moment, d_rows, d_weight, threads);                                           \
+  }                                                                                                                    \
+  API int dpa2_shared_moments_by_table_##NAME(int64_t n_atoms, const int64_t* offsets, const int64_t* neighbor,        \
+                                              const int64_t* types, const SharedFeatures<F>* features, const F* rows,  \
+                                              const double* argument, const F* weight, const F* d_moment,              \
+                                              const BlockSums<F>* sums, int threads) {                                 \
+    return !shared_moments_by_table<F>(Csr{n_atoms, offsets, neighbor}, types, *features, rows, argument, weight,      \
+                                       d_moment, *sums, threads);                                                      \
+  }                                                                                                                    \
+  API int dpa2_shared_three_body_##NAME(int64_t n_atoms, const int64_t* offsets, const int64_t* neighbor,              \
+                                        const int64_t* types, const SharedFeatures<F>* features, const F* angular,     \
+                                        int64_t stride, const F* weight, double scale, F* out, int threads) {          \
+    const auto run = narrow<F>(features->table.R) ? shared_three_body<F, Simd<F>::Half> : shared_three_body<F, Full<F>>;\
+    return !run(Csr{n_atoms, offsets, neighbor}, types, *features, angular, stride, weight, scale, out, threads);      \
+  }                                                                                                                    \
+  API int dpa2_shared_three_body_backward_##NAME(                                                                      \
+      int64_t n_atoms, const int64_t* offsets, const int64_t* neighbor, const int64_t* types,                          \
+      const SharedFeatures<F>* features, const F* angular, int64_t stride, const F* weight, double scale,              \
+      const F* d_out, F* d_angular, F* d_weight, int threads) {                                                        \
+    const auto run = narrow<F>(features->table.R) ? shared_three_body_backward<F, Simd<F>::Half>                       \
+                                                  : shared_three_body_backward<F, Full<F>>;                            \
+    return !run(Csr{n_atoms, offsets, neighbor}, types, *features, angular, stride, weight, scale, d_out, d_angular,   \
+                d_weight, threads);                                                                                    \
+  }                                                                                                                    \
+  API int dpa2_shared_three_body_by_table_##NAME(                                                                      \
+      int64_t n_atoms, const int64_t* offsets, const int64_t* neighbor, const int64_t* types,                          \
+      const SharedFeatures<F>* features, const F* angular, int64_t stride, const F* weight, double scale,              \
+      const F* d_out, const BlockSums<F>* sums, int threads) {                                                         \
+    const auto run = narrow<F>(features->table.R) ? shared_three_body_by_table<F, Simd<F>::Half>                       \
+                                                  : shared_three_body_by_table<F, Full<F>>;                            \
+    return !run(Csr{n_atoms, offsets, neighbor}, types, *features, angular, stride, weight, scale, d_out, *sums,       \
+                threads);                                                                                              \
+  }
+
+SHARED_TABLES(double, float64)
+SHARED_TABLES(float, float32)

@@ -6,6 +6,8 @@
 // with G_jk = h_j . h_k, W_jk = w_j w_k:  U = W or, with a gate, G W;  V = G W;  C = 20 (W - 1).
 #pragma once
 
+#include <cmath>
+
 #include "edges.hpp"
 
 template <class F> struct PairWeights {
@@ -124,10 +126,15 @@ template <class F> class PairAttentionOfOne {  // intermediates of one center
   }
 
  public:
-  // z and rstd from B
+  // Y from B
+  void sum_values(const F* g, const PairWeights<F>& y) {
+    product<false>(n * y.H, y.P, n, Rows<F>{B, np}, Rows<F>{g, y.P}, Y, y.P);
+  }
+
+  // Y, z and rstd from B
   void mix(const F* g, const PairWeights<F>& y) {
     const int64_t P = y.P, H = y.H;
-    product<false>(n * H, P, n, Rows<F>{B, np}, Rows<F>{g, P}, Y, P);
+    sum_values(g, y);
     product<false>(n, P, H * P, Rows<F>{Y, H * P}, Rows<F>{y.value_output, P}, z, P);
     for (int64_t j = 0; j < n; j++) {
       F* row = z + j * P;
@@ -177,129 +184,4 @@ bool pair_update(const Csr& csr, const PairWeights<F>& y, const F* g, const F* d
       }
     }
   });
-}
-
-// Turns d (E, P), the gradient by g', into that by g, in place; adds to d_direction (E, 3) and d_weight (E,).
-template <class F>
-bool pair_update_backward(const Csr& csr, const PairWeights<F>& y, const F* g, const F* direction, int64_t stride,
-                          const F* weight, const F* n_dead, const F* kept_z, const F* kept_rstd, F* d,
-                          F* d_direction, F* d_weight, int threads) {
-  const int64_t most = csr.max_degree(), P = y.P, H = y.H, widest = padded<F>(most);
-  return parallel(csr.n_atoms, 4, threads, [&](int64_t begin, int64_t end, Scratch& scratch) {
-    scratch.begin(sizeof(F) * (PairAttentionOfOne<F>::size(most, y) + 3 * most * P + 4 * widest + 2 * most * H * P +
-                               (H + 2) * most * widest));
-    F *t = scratch.take<F>(std::max(most * P, 4 * widest)), *fresh = scratch.take<F>(most * P), *d_o = scratch.take<F>(most * P);
-    F *d_Y = scratch.take<F>(most * H * P), *d_q = scratch.take<F>(most * H * P);
-    F *d_B = scratch.take<F>(H * most * widest), *d_U = scratch.take<F>(most * widest), *d_C = scratch.take<F>(most * widest);
-    PairAttentionOfOne<F> one(scratch, most, y);
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t e0 = csr.offsets[i], n = csr.degree(i), np = padded<F>(n);
-      if (!n) continue;
-      const F* old = g + e0 * P;
-      F* D = d + e0 * P;
-      dense_tanh(n, old, y, t);
-      const F keep = F(y.old_scale);
-      for (int64_t j = 0; j < n; j++)
-        for (int64_t c = 0; c < P; c++) {
-          const F value = t[j * P + c], down = D[j * P + c];
-          t[j * P + c] = (1 - value * value) * y.scale[c] * down;
-          fresh[j * P + c] = keep * down;
-        }
-      product<true>(n, P, P, Rows<F>{t, P}, Rows<F>{y.weight_t, P}, fresh, P);
-      if (H) {
-        one.geometry(n, direction + e0 * stride, stride, weight + e0);
-        one.attend(old, y, n_dead[i]);
-        const F *z = kept_z ? kept_z + e0 * P : one.z, *rstd = kept_rstd ? kept_rstd + e0 : one.rstd;
-        if (!kept_z) one.mix(old, y);
-        for (int64_t j = 0; j < n; j++) {
-          F* row = d_o + j * P;
-          for (int64_t c = 0; c < P; c++) row[c] = D[j * P + c] * y.norm_scale[c];
-          const F mean = sum(row, P) / P;
-          const F along = dot(row, z + j * P, P) / P;
-          for (int64_t c = 0; c < P; c++) row[c] = rstd[j] * (row[c] - mean - z[j * P + c] * along);
-        }
-        product<false>(n, H * P, P, Rows<F>{d_o, P}, Rows<F>{y.value_output_t, H * P}, d_Y, H * P);
-        product<false>(n * H, np, P, Rows<F>{d_Y, P}, Rows<F>{one.gT, np}, d_B, np);
-        product<true>(n, P, n * H, Strided<F>{one.B, 1, np}, Rows<F>{d_Y, P}, fresh, P);
-        logits_backward(one, y, d_B, d_U, d_C);  // B becomes the gradient by raw
-        product<true>(n, P, n * H, Strided<F>{one.B, 1, np}, Rows<F>{one.q, P}, fresh, P);
-        product<false>(n * H, P, n, Rows<F>{one.B, np}, Rows<F>{old, P}, d_q, P);
-        product<true>(n, P, H * P, Rows<F>{d_q, H * P}, Rows<F>{y.query_key_t, P}, fresh, P);
-        geometry_backward(one, y, d_U, d_C, stride, d_direction + e0 * stride, d_weight + e0, t);
-      }
-      std::memcpy(D, fresh, sizeof(F) * n * P);
-    }
-  });
-}
-
-// With a gate d_U collects the gradients of U in both of its places, and d_C that of C. Without one, the logits hold W
-// in place of U, and C = 20 (W - 1): d_U is that of U where B holds it, and d_C the whole gradient of W from the logits.
-template <class F>
-inline void logits_backward(PairAttentionOfOne<F>& one, const PairWeights<F>& y, const F* d_B, F* d_U, F* d_C) {
-  const int64_t n = one.n, np = one.np, H = y.H;
-  for (int64_t j = 0; j < n; j++) {
-    F *du = d_U + j * np, *dc = d_C + j * np;
-    const F *u = one.U + j * np, *both = one.W + j * np;
-    for (int64_t k = 0; k < np; k++) du[k] = dc[k] = 0;
-    for (int64_t h = 0; h < H; h++) {
-      const int64_t at = (j * H + h) * np;
-      const F *db = d_B + at, *p = one.prob + at, *r = one.raw + at;
-      F* b = one.B + at;
-      const F total = dot(b, db, np);
-      if (y.gate) {
-#pragma GCC ivdep
-        for (int64_t k = 0; k < np; k++) {
-          const F dl = b[k] * db[k] - p[k] * total;
-          du[k] += db[k] * p[k] + dl * r[k], dc[k] += dl, b[k] = dl * u[k];
-        }
-      } else {
-#pragma GCC ivdep
-        for (int64_t k = 0; k < np; k++) {
-          const F dl = b[k] * db[k] - p[k] * total;
-          du[k] += db[k] * p[k], dc[k] += dl * (r[k] + 20), b[k] = dl * both[k];
-        }
-      }
-    }
-  }
-}
-
-// Every element of d_U and d_C belongs to two edges: that of its row, and that of its column, gathered in `columns`
-// (4, np).
-template <class F>
-inline void geometry_backward(const PairAttentionOfOne<F>& one, const PairWeights<F>& y, const F* d_U, const F* d_C,
-                              int64_t stride, F* d_h, F* d_w, F* columns) {
-  const int64_t n = one.n, np = one.np;
-  F *cx = columns, *cy = columns + np, *cz = columns + 2 * np, *cw = columns + 3 * np;
-  const F *x = one.x[0], *yy = one.x[1], *z = one.x[2], *w = one.w;
-  std::memset(columns, 0, sizeof(F) * 4 * np);
-  const F twenty = y.gate ? 20 : 1;
-  for (int64_t j = 0; j < n; j++) {
-    const F *du = d_U + j * np, *dc = d_C + j * np, *g = one.G + j * np, *both = one.W + j * np;
-    const F xj = x[j], yj = yy[j], zj = z[j], wj = w[j];
-    Full<F> sx = {}, sy = {}, sz = {}, sw = {};
-    constexpr int L = Simd<F>::lanes;
-    int64_t k = 0;
-    for (; k + L <= np; k += L) {
-      const Full<F> u = load<F>(du + k), by_cosine = u * load<F>(both + k);
-      const Full<F> by_both = load<F>(dc + k) * twenty + u * load<F>(g + k);
-      sx += by_cosine * load<F>(x + k), sy += by_cosine * load<F>(yy + k), sz += by_cosine * load<F>(z + k);
-      sw += by_both * load<F>(w + k);
-      store<F>(cx + k, load<F>(cx + k) + by_cosine * xj);
-      store<F>(cy + k, load<F>(cy + k) + by_cosine * yj);
-      store<F>(cz + k, load<F>(cz + k) + by_cosine * zj);
-      store<F>(cw + k, load<F>(cw + k) + by_both * wj);
-    }
-    F row[4] = {lane_sum<F>(sx), lane_sum<F>(sy), lane_sum<F>(sz), lane_sum<F>(sw)};
-    for (; k < np; k++) {
-      const F by_cosine = du[k] * both[k], by_both = twenty * dc[k] + du[k] * g[k];
-      row[0] += by_cosine * x[k], row[1] += by_cosine * yy[k], row[2] += by_cosine * z[k], row[3] += by_both * w[k];
-      cx[k] += by_cosine * xj, cy[k] += by_cosine * yj, cz[k] += by_cosine * zj, cw[k] += by_both * wj;
-    }
-    for (int a = 0; a < 3; a++) d_h[j * stride + a] += row[a];
-    d_w[j] += row[3];
-  }
-  for (int64_t k = 0; k < n; k++) {
-    d_h[k * stride] += cx[k], d_h[k * stride + 1] += cy[k], d_h[k * stride + 2] += cz[k];
-    d_w[k] += cw[k];
-  }
 }

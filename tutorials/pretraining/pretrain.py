@@ -1,0 +1,73 @@
+"""Make the multi-task model of data/: pretrain.py DATA [--out FOLDER] [--hours H] [--finish STEPS]
+
+Trains at a constant learning rate and stores the state every few minutes; run again to go on from there. Whenever the
+model should be used, `--finish STEPS` lets the learning rate fall to its end in so many steps, in a copy: the constant
+training can go on from where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import yaml
+
+from dpa2_ase.training.run import make_trainer
+from dpa2_ase.training.settings import TrainingConfig, relative_to, settings_of_table
+from dpa2_ase.training.state import read_state
+
+STEPS_AT_ONCE = 4000  # the interval of validation: each part ends with one
+
+
+def settings(data: Path, derivatives: str) -> TrainingConfig:
+    """What pretraining.yaml says, with paths below the folder `data`."""
+    table = yaml.safe_load(Path(__file__).with_name("pretraining.yaml").read_text())
+    for name in ("filter", "limits"):  # the same in all heads
+        value = table.pop(name)
+        for head in table["heads"].values():
+            head.setdefault(name, value)
+    table["derivatives"] = derivatives
+    return relative_to(settings_of_table(table), data.resolve())
+
+
+def finishing(config: TrainingConfig, checkpoint: Path, steps: int) -> TrainingConfig:
+    """Settings that end `steps` after the state in `checkpoint`, all of them with a falling learning rate."""
+    last = read_state(checkpoint).step + steps
+    rate = replace(config.learning_rate, decay_part=steps / last)
+    output = replace(config.output, checkpoint="finished.pt", log="finished.csv")
+    return replace(config, steps=last, learning_rate=rate, output=output)
+
+
+def main() -> None:
+    """Start or go on."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, help="folder of the data sets")
+    parser.add_argument("--out", type=Path, default=Path("pretraining"))
+    parser.add_argument("--hours", type=float, default=1e6, help="stop after so many hours, at a stored state")
+    parser.add_argument("--finish", type=int, default=0, metavar="STEPS", help="let the learning rate fall")
+    parser.add_argument("--derivatives", choices=["auto", "exact", "difference"], default="auto")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    config = settings(options.data, options.derivatives)
+    options.out.mkdir(parents=True, exist_ok=True)
+    os.chdir(options.out)
+    checkpoint = Path(config.output.checkpoint)
+    if options.finish and not Path("finished.pt").exists():
+        config = finishing(config, checkpoint, options.finish)
+        shutil.copy(checkpoint, "finished.pt")
+        checkpoint = Path("finished.pt")
+    restart = checkpoint.exists()
+    trainer = make_trainer(config, start="restart" if restart else "new", model=checkpoint if restart else None)
+    end = time.monotonic() + 3600 * options.hours
+    while trainer.step_number < config.steps and time.monotonic() < end:
+        trainer.run(until=trainer.step_number + STEPS_AT_ONCE)
+
+
+if __name__ == "__main__":
+    main()
