@@ -13,19 +13,16 @@
 # %%
 from __future__ import annotations
 
-import os
-
 import numpy as np
 from ase import units
 from ase.build import bulk
 from ase.eos import EquationOfState
 from ase.md.verlet import VelocityVerlet
+from setting import FAST, bundled
 
-from dpa2_ase import DPA2Calculator
 from dpa2_ase.workflows.relax import relax
 
-FAST = os.environ.get("DPA2_ASE_TUTORIAL_FAST") == "1"  # fewer steps, for the tests
-calc = DPA2Calculator(dtype="float64")  # the nets were trained in float32; float64 makes derivatives smoother
+calc = bundled("Cu")  # DPA2Calculator(dtype="float64"), and of several heads the one trained on copper
 print("properties:", ", ".join(calc.implemented_properties))
 
 # %% [markdown]
@@ -102,7 +99,7 @@ print(f"({change[near].min():.3f} and more, all others up to {change[~near].max(
 
 # %%
 silicon = bulk("Si", a=5.47)
-hessian = calc.get_hessian(silicon)  # (6, 6) eV/Å²
+hessian = bundled("Si").get_hessian(silicon)  # (6, 6) eV/Å²
 mass = np.repeat(silicon.get_masses(), 3)
 squares = np.linalg.eigvalsh(hessian / np.sqrt(np.outer(mass, mass)))  # eV/(Å² u)
 frequencies = np.sign(squares) * np.sqrt(np.abs(squares)) / (2 * np.pi) * units.fs * 1e3  # THz
