@@ -20,8 +20,8 @@ LAYERS = {
     "derivatives": 3, "model": 3,
     "checkpoint": 4, "download": 4, "bundled": 4,
     "kernels": 5, "memory": 5,
-    "interfaces": 6, "maps": 6, "training": 6,
-    "cli": 7, "train": 7, "__init__": 7, "__main__": 7,
+    "interfaces": 6, "training": 6,
+    "cli": 7, "maps": 7, "report": 7, "train": 7, "__init__": 7, "__main__": 7,
 }  # fmt: skip
 HIGHEST = {"kernels": 3}  # the highest layer a room may import; its own where nothing is said
 LONERS = {"workflows"}  # know ASE and nothing of ours
@@ -191,6 +191,21 @@ assert logging.getLogger("dpa2_ase").handlers == []
 print(sorted({"torch", "h5py", "yaml", "click", "rich", "phonopy", "triton", "matplotlib"} & set(sys.modules)))
 """
     assert run(code) == "[]"
+
+
+def test_workflows_are_all_at_hand_and_light():
+    """Names that are modules as well mean the functions, whichever is imported first."""
+    code = """
+import sys
+from dpa2_ase.workflows.elastic import Elastic
+import dpa2_ase.workflows as workflows
+from dpa2_ase.workflows import elastic, relax, md, plots
+import dpa2_ase.workflows.neb
+names = sorted(name for name in workflows.__all__ if not callable(getattr(workflows, name)))
+heavy = {"torch", "phonopy", "seekpath", "spglib", "matplotlib", "dftd3", "dpa2_ase.model"} & set(sys.modules)
+print(names, sorted(heavy), plots.__name__)
+"""
+    assert run(code) == "[] [] dpa2_ase.workflows.plots"
 
 
 def test_making_a_calculator_leaves_no_trace():

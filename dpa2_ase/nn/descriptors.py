@@ -74,15 +74,24 @@ class DPA2(nn.Module):
     def forward(self, graph: AtomicGraph) -> BlockOutput:
         """Representation (N, C) and equivariant vectors (N, M, 3)."""
         type_embedding = self.type_embedding()
-        node = self.repinit(graph, type_embedding).node
-        if self.three_body is not None:
-            node = torch.cat([node, self.three_body(graph, type_embedding)], dim=1)
+        output = self.repformer(graph, self.initial(graph, type_embedding))
+        return _with_types(output, graph, type_embedding) if self.config.concat_output_tebd else output
+
+    def initial(self, graph: AtomicGraph, type_embedding: Tensor) -> Tensor:
+        """What message passing starts from (N, G): the blocks of `initializer` brought to the repformer's width."""
+        node = self.initializer(graph, type_embedding)
         if self.to_node is not None:
             node = self.to_node(node)
         if self.type_to_node is not None:
             node = node + self.type_to_node(type_embedding)[graph.types]
-        output = self.repformer(graph, node)
-        return _with_types(output, graph, type_embedding) if self.config.concat_output_tebd else output
+        return node
+
+    def initializer(self, graph: AtomicGraph, type_embedding: Tensor) -> Tensor:
+        """Outputs of ``repinit`` and, behind them, of the three-body terms (N, I)."""
+        node = self.repinit(graph, type_embedding).node
+        if self.three_body is None:
+            return node
+        return torch.cat([node, self.three_body(graph, type_embedding)], dim=1)
 
 
 def _with_types(output: BlockOutput, graph: AtomicGraph, type_embedding: Tensor) -> BlockOutput:

@@ -1,0 +1,130 @@
+"""``dpa2 map``: what a model sees in data sets, in two dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .describing import PICTURES, calculator_of, check_files, data_sets, describe_data, layer_options
+from .options import Common, command, common_options
+
+if TYPE_CHECKING:
+    from ..maps import AtomMap, DataSets
+
+KINDS = (".html", *PICTURES, ".csv", ".npz")
+IN_FOLDER = ("map.html", "map.png", "map.svg", "map.csv", "map.npz")
+
+
+@command(name="map")
+@click.option(
+    "-o",
+    "--out",
+    "outs",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="FILE.html, .png, .svg, .pdf, .csv or .npz, also several times; or a folder for all. Default: map.html.",
+)
+@click.option("--color", "colors", multiple=True, help="See above; also several times. Default: element.")
+@click.option("--method", type=click.Choice(["tsne", "pca", "umap"]), default="tsne", show_default=True)
+@click.option("--per", type=click.Choice(["atom", "structure"]), default="atom", show_default=True, help="A point for.")
+@click.option("--points", default=5000, show_default=True, help="At most so many; rare elements keep theirs.")
+@click.option("--only", metavar="ELEMENT", help="Atoms of this element alone.")
+@click.option("--onto", type=click.Path(dir_okay=False, path_type=Path), help="Put the points on this map (.npz).")
+@click.option("--perplexity", type=float, help="Neighbors that t-SNE keeps near; default: 30.")
+@click.option("--seed", default=0, show_default=True, help="Of the layout and of the choice of points.")
+@click.option("--title", help="Heading of the page.")
+@layer_options
+@common_options(output=False)
+def map_(  # noqa: PLR0913  # one parameter per option
+    common: Common,
+    outs: tuple[Path, ...],
+    colors: tuple[str, ...],
+    method: str,
+    per: str,
+    points: int,
+    only: str | None,
+    onto: Path | None,
+    perplexity: float | None,
+    seed: int,
+    title: str | None,
+    layer: str,
+    types: bool,
+    store: Path | None,
+) -> None:
+    """Map the atoms of STRUCTURES (files, DeePMD systems, folders; NAME=PATH names a data set) by their surroundings.
+
+    Colors: element, group, data_set, energy (above the elements), force-error, distance:SYMBOL, structure, or any
+    entry of a structure's info or arrays.
+    """
+    from ..maps import make_map
+    from ..maps.elements import numbers_of
+
+    data = data_sets(common.structures, common.index)
+    check_files([out for out in outs if out.suffix and not out.is_dir()], KINDS, data.files)
+    colors = colors or (("element",) if per == "atom" else ("data_set",))
+    number = None if only is None else int(numbers_of([only])[0])
+    _check_packages([out.suffix for out in outs], method if onto is None else "pca")
+    calc = calculator_of(common.model, any_head="force-error" not in colors)
+    files, store = _files(outs, store)
+    environments = describe_data(data, calc, store, (layer, types), colors)
+    atom_map = make_map(
+        environments,
+        method,  # type: ignore[arg-type]  # one of the choices
+        per=per,  # type: ignore[arg-type]
+        points=points,
+        only=number,
+        onto=onto,
+        perplexity=perplexity,
+        seed=seed,
+    )
+    for color in colors:
+        atom_map.label(color)  # a label that says nothing is known before anything is written
+    click.echo(f"{len(environments)} atoms of {environments.n_structures} structures, {len(atom_map)} points")
+    for path in files:
+        for written in _write(path, atom_map, data, colors, title or ", ".join(name for name, _ in data.parts)):
+            click.echo(f"written: {written}")
+
+
+def _check_packages(suffixes: Sequence[str], method: str) -> None:
+    """Find out before the work what is missing; a folder has no suffix and wants everything."""
+    from ..maps import html, projection
+    from ..workflows import plots
+
+    projection.require(method)
+    if not suffixes or {"", ".html"} & {*suffixes}:
+        html.viewer()
+    if {"", *PICTURES} & {*suffixes}:
+        plots.figure()
+
+
+def _files(outs: Sequence[Path], store: Path | None) -> tuple[list[Path], Path | None]:
+    """Files to write, and where representations are kept: inside a folder that was asked for."""
+    files: list[Path] = []
+    for out in outs or (Path("map.html"),):
+        if out.suffix and not out.is_dir():
+            files.append(out)
+            continue
+        out.mkdir(exist_ok=True)
+        files += [out / name for name in IN_FOLDER]
+        store = store or out / "descriptors"
+    return files, store
+
+
+def _write(path: Path, atom_map: AtomMap, data: DataSets, colors: Sequence[str], title: str) -> list[Path]:
+    from ..maps import html, pictures, tables
+    from ..maps.sources import pick
+
+    if path.suffix == ".csv":
+        return [tables.write_csv(path, tables.columns(atom_map, colors))]
+    if path.suffix == ".npz":
+        points = {f"points:{name}": values for name, values in tables.columns(atom_map, colors).items()}
+        return [atom_map.projection.save(path, points)]
+    if path.suffix == ".html":
+        return [html.write_html(path, atom_map, pick(data, atom_map.structures), by=colors[0], title=title)]
+    if len(colors) == 1:
+        return [pictures.save_map(atom_map, path, colors[0])]
+    names = [path.with_name(f"{path.stem}-{color.replace(':', '-')}{path.suffix}") for color in colors]
+    return [pictures.save_map(atom_map, name, color) for name, color in zip(names, colors, strict=True)]
