@@ -89,24 +89,29 @@ def subplots(rows: int, columns: int, size: tuple[float, float] = SIZE, **option
         return list(new.subplots(rows, columns, squeeze=False, **options).flatten())
 
 
-def save(draw: Callable[[], Axes], path: str | Path, formats: tuple[str, ...] = ("png", "svg")) -> list[Path]:
-    """Draw in the common style and write ``PATH.png`` and ``PATH.svg``; returns their paths.
+def render(draw: Callable[[], Axes], formats: tuple[str, ...] = ("png", "svg")) -> dict[str, bytes]:
+    """Draw in the common style and return the contents of a file in each format.
 
     Parameters
     ----------
     draw
-        Returns axes; their whole figure is written.
-    path
-        Without suffix.
+        Returns axes; their whole figure is taken.
     formats
         What matplotlib can write.
     """
-    base, written = Path(path), []
+    contents = {}
     with _style():
         drawn: Any = draw().get_figure(root=True)
         for suffix in formats:
             buffer = io.BytesIO()
             options = {"metadata": {"Date": None}} if suffix == "svg" else {}
             drawn.savefig(buffer, format=suffix, dpi=DPI, **options)
-            written.append(write_bytes(base.with_name(f"{base.name}.{suffix}"), buffer.getvalue()))
-    return written
+            contents[suffix] = buffer.getvalue()
+    return contents
+
+
+def save(draw: Callable[[], Axes], path: str | Path, formats: tuple[str, ...] = ("png", "svg")) -> list[Path]:
+    """Write what `render` draws as ``PATH.png`` and ``PATH.svg``, `path` being without suffix; returns their paths."""
+    base = Path(path)
+    contents = render(draw, formats)
+    return [write_bytes(base.with_name(f"{base.name}.{suffix}"), content) for suffix, content in contents.items()]
