@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from browser import open_page  # noqa: F401  # a fixture for all tests
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -10,6 +10,7 @@ import pytest
 import torch
 import zoo
 from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError
 from numpy.testing import assert_allclose
 
 from dpa2_ase import DPA2Calculator, derivatives
@@ -129,6 +130,36 @@ def test_autograd(name):
     vectors.requires_grad_()
     assert torch.autograd.gradcheck(energy, (vectors,), atol=1e-7, rtol=1e-5)
     assert torch.autograd.gradgradcheck(energy, (vectors,), atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.parametrize("atoms", zoo.structures("skew", "sheared"))
+def test_strain_derivatives(potential, atoms):
+    """Stresses and forces of strained cells with sheared angles half on either side, under stress as they are."""
+    calculator = DPA2Calculator(potential, device="cpu")
+    stresses, forces = calculator.get_strain_derivatives(atoms)
+    for row, (a, b) in enumerate([(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]):
+
+        def results(h, a=a, b=b):
+            deformation = np.eye(3)
+            deformation[a, b] += h / 2
+            deformation[b, a] += h / 2
+            one = atoms.copy()
+            one.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
+            (found,) = calculator.evaluate([one], ["forces", "stress"])
+            return np.concatenate([found["stress"], found["forces"].ravel()])
+
+        numeric = central(results, 3e-5)
+        assert_allclose(stresses[row], numeric[:6], atol=1e-6, rtol=1e-6)
+        assert_allclose(forces[row].ravel(), numeric[6:], atol=1e-5, rtol=1e-6)
+
+
+def test_strain_derivatives_need_a_crystal(potential):
+    calculator = DPA2Calculator(potential, device="cpu")
+    with pytest.raises(PropertyNotImplementedError, match="need a crystal"):
+        calculator.get_strain_derivatives(zoo.structure("slab"))
+    far = Atoms("Cu", cell=[40, 41, 42], pbc=True)
+    stresses, forces = calculator.get_strain_derivatives(far)
+    assert (stresses.shape, forces.shape, stresses.any(), forces.any()) == ((6, 6), (6, 1, 3), False, False)
 
 
 @pytest.mark.parametrize("atoms", zoo.structures("skew", "slab", "molecule", "one-atom-cell", "one-atom"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import bundled
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
 from pairs import Morse, crystal
 
 from dpa2_ase.workflows.elastic import elastic, fit_tensor
@@ -141,6 +143,97 @@ def test_the_result_is_written(tmp_path):
     names = {path.name for path in found.write(tmp_path)}
     assert names == {"elastic.json", "elastic-atoms.extxyz", "elastic.png", "elastic.svg"}
     assert found.to_dict()["moduli"]["bulk_hill"] == found.moduli.bulk_hill
+
+
+# ---- second derivatives ----------------------------------------------------------------------------------------------
+
+
+class Numerical(EMT):
+    """EMT with second derivatives by central differences of step 1e-4 for strains and 1e-3 Å for atoms."""
+
+    def get_strain_derivatives(self, atoms):
+        stresses, forces = [], []
+        for row in 1e-4 * np.eye(6):
+            ends = [strained(atoms, sign * row) for sign in (1, -1)]
+            for one in ends:
+                one.calc = EMT()
+            stresses.append((ends[0].get_stress() - ends[1].get_stress()) / 2e-4)
+            forces.append((ends[0].get_forces() - ends[1].get_forces()) / 2e-4)
+        return np.array(stresses), np.array(forces)
+
+    def get_hessian(self, atoms):
+        rows = []
+        for shift in 1e-3 * np.eye(3 * len(atoms)).reshape(-1, len(atoms), 3):
+            ends = [atoms.copy() for _ in range(2)]
+            for one, sign in zip(ends, (1, -1), strict=True):
+                one.positions += sign * shift
+                one.calc = EMT()
+            rows.append((ends[1].get_forces() - ends[0].get_forces()).ravel() / 2e-3)
+        return np.array(rows)
+
+
+def hexagonal() -> Atoms:
+    atoms = bulk("Ti", "hcp", a=2.6, c=4.2)
+    atoms.numbers[:] = 29
+    atoms.calc = Numerical()
+    return atoms
+
+
+def test_atoms_answer_a_strain_as_when_they_are_relaxed():
+    """The response of the second sublattice of hcp, solved for and relaxed to; the fit has strain² of 1e-6 left."""
+    solved = elastic(hexagonal(), fmax=1e-6)
+    relaxed = elastic(hexagonal(), fmax=1e-6, source="stress", strain=1e-3)
+    assert (solved.source, relaxed.source, solved.strains) == ("derivatives", "stress", tuple(range(6)))
+    assert solved.clamped[5, 5] - solved.tensor[5, 5] > 1.0
+    np.testing.assert_allclose(solved.tensor, relaxed.tensor, atol=0.02)
+    np.testing.assert_allclose(solved.clamped, relaxed.clamped, atol=0.02)
+    assert solved.error.max() < 0.02
+    assert solved.moduli.bulk_hill == pytest.approx(relaxed.moduli.bulk_hill, rel=1e-4)
+
+
+def test_derivatives_of_a_crystal_under_pressure_are_those_of_its_stress():
+    """The constants of stress against strain, not of the energy, which differ by the pressure of 13 GPa."""
+    atoms = crystal(3.45, calc=Numerical())
+    settings = {"relax_first": False, "relax_positions": False}
+    slopes, stresses = elastic(atoms, **settings), elastic(atoms, source="stress", strain=1e-3, **settings)
+    assert slopes.pressure == pytest.approx(stresses.pressure, abs=1e-9)
+    assert slopes.pressure > 10
+    np.testing.assert_allclose(slopes.tensor, stresses.tensor, atol=0.02)
+
+
+@pytest.mark.parametrize("symbol", ["Si", "Cu"])
+def test_both_sources_agree_for_the_bundled_model(symbol):
+    """The diamond lattice answers to shear; parabolas through strains of 1e-3 leave 0.02 GPa of the fourth order."""
+    atoms = bulk(symbol)
+    atoms.calc = bundled.calculator(symbol)
+    exact, fitted = elastic(atoms, fmax=1e-5), elastic(atoms, fmax=1e-5, source="stress", strain=1e-3)
+    assert (exact.source, fitted.source) == ("derivatives", "stress")
+    np.testing.assert_allclose(exact.tensor, fitted.tensor, atol=0.03)
+    np.testing.assert_allclose(exact.clamped, fitted.clamped, atol=0.03)
+    np.testing.assert_allclose(exact.error, 0.0, atol=1e-6)
+    answers = exact.clamped[3, 3] - exact.tensor[3, 3]
+    assert answers == pytest.approx(0.0, abs=1e-6) if symbol == "Cu" else answers > 10
+
+
+def test_a_crystal_that_is_no_minimum_has_no_relaxed_constants():
+    """Two atoms of simple cubic copper may shift against each other, and would run away."""
+    atoms = bulk("Cu", "sc", a=2.6) * (2, 1, 1)
+    atoms.calc = Numerical()
+    with pytest.raises(ValueError, match="the crystal is not a minimum: a displacement of atoms has a force constant"):
+        elastic(atoms)
+    assert not elastic(atoms, relax_positions=False).stable
+
+
+def test_sources_that_cannot_be():
+    held = crystal(calc=Numerical())
+    held.set_constraint(FixAtoms([0]))
+    assert elastic(held, relax_first=False).source == "stress"
+    with pytest.raises(ValueError, match="second derivatives know no constraints"):
+        elastic(held, source="derivatives")
+    with pytest.raises(ValueError, match="Morse has no get_strain_derivatives and get_hessian"):
+        elastic(crystal(), source="derivatives")
+    with pytest.raises(ValueError, match="source 'energy' is not one of"):
+        elastic(crystal(), source="energy")
 
 
 # ---- pieces ----------------------------------------------------------------------------------------------------------

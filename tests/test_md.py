@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import bundled
 import numpy as np
 import pytest
 import zoo
 from ase import units
 from ase.md.verlet import VelocityVerlet
-
-from dpa2_ase import DPA2Calculator
 
 
 @pytest.mark.slow
@@ -23,7 +22,7 @@ def test_nve_conserves_energy_and_momentum():
     masses = atoms.get_masses()[:, None]
     momenta = rng.normal(size=(len(atoms), 3)) * np.sqrt(masses * 600 * units.kB)
     atoms.set_momenta(momenta - masses * momenta.sum(0) / masses.sum())
-    atoms.calc = DPA2Calculator(dtype="float64", device="cpu")
+    atoms.calc = bundled.calculator("Cu")
     dynamics = VelocityVerlet(atoms, timestep=1 * units.fs)
     energies, temperatures = [], []
     for _ in dynamics.irun(2000):

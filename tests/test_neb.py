@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import bundled
 import numpy as np
 import pytest
 from ase import Atoms
@@ -15,7 +16,6 @@ from ase.mep import NEB
 from ase.optimize import BFGS
 from batching import BatchEMT
 
-from dpa2_ase import DPA2Calculator
 from dpa2_ase.workflows.dimer import dimer
 from dpa2_ase.workflows.neb import METHODS, Band, neb
 from dpa2_ase.workflows.relax import OPTIMIZERS
@@ -88,7 +88,7 @@ def test_is_ases_band(method):
     assert not ours.converged
 
 
-def test_dimer_finds_the_same_saddle(hop):
+def test_dimer_finds_the_same_saddle(hop, tmp_path):
     band, _ = hop
     initial = band.images[0].copy()
     initial.calc = EMT()
@@ -101,6 +101,9 @@ def test_dimer_finds_the_same_saddle(hop):
     assert saddle.barrier == pytest.approx(band.barrier, abs=1e-3)
     assert np.linalg.norm(saddle.mode) == pytest.approx(1.0)
     assert initial == before
+    assert len(saddle.energies) == saddle.steps + 1
+    assert saddle.energies[-1] == pytest.approx(saddle.energy, abs=1e-9)
+    assert {"dimer.json", "dimer.png", "dimer.svg", "dimer-atoms.extxyz"} == {p.name for p in saddle.write(tmp_path)}
     with pytest.raises(ValueError, match=r"mode should be \(31, 3\) and not null"):
         dimer(initial, mode=np.zeros((31, 3)))
     with pytest.raises(ValueError, match="fmax should be positive"):
@@ -173,7 +176,7 @@ def test_a_band_goes_on_from_its_trajectory(tmp_path):
 
 def test_our_calculator_evaluates_bands_in_batches():
     """To 1e-8 the path of single evaluations; batches sum in another order."""
-    calc = DPA2Calculator(dtype="float64")
+    calc = bundled.calculator("Cu")
     crystal = bulk("Cu", cubic=True)
     initial, final = crystal[1:], crystal[1:]
     final.positions[0] = 0.0

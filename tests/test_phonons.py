@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import argon
+import bundled
 import numpy as np
 import phonopy
 import pytest
@@ -17,8 +18,7 @@ from ase.calculators.emt import EMT
 from ase.units import _amu, _e, _eps0, _hplanck, kB
 from batching import BatchEMT
 
-from dpa2_ase import DPA2Calculator
-from dpa2_ase.workflows.phonons import Phonons, phonons, supercell_matrix
+from dpa2_ase.workflows.phonons import Phonons, bridge, phonons, supercell_matrix
 
 THZ = _hplanck * 1e12 / _e  # eV
 
@@ -70,7 +70,7 @@ def test_translations_cost_nothing(argon_phonons, copper_gold):
 
 def test_derivatives_and_displacements_agree():
     """Central differences with 1e-4 Å leave 1e-6 eV/Å²; symmetry leaves silicon one product with the Hessian."""
-    calc = DPA2Calculator(dtype="float64")
+    calc = bundled.calculator("Si")
     silicon = bulk("Si", a=5.45)
     silicon.calc = calc
     settings = {"supercell": (2, 2, 2), "relax_first": "none"}
@@ -273,15 +273,29 @@ def test_phonopy_reads_what_was_written(copper_gold, written):
     )  # sixteen digits of force constants, ten of positions
 
 
-def test_phonopys_command_opens_the_files(copper_gold, written):
+def phonopy_load(folder: Path) -> np.ndarray:
+    """Frequencies at a q-point by phonopy's own command."""
     command = "import sys; from phonopy.scripts.phonopy_load import run; run()"
     arguments = ["phonopy.yaml", "--qpoints", "0.1", "0.2", "0.3"]
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", command, *arguments], cwd=written,
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", command, *arguments], cwd=folder,
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = (written / "qpoints.yaml").read_text().splitlines()
-    found = [float(line.split(":")[1]) for line in lines if "frequency:" in line]
-    np.testing.assert_allclose(found, copper_gold.frequencies([[0.1, 0.2, 0.3]])[0], atol=1e-6)
+    lines = (folder / "qpoints.yaml").read_text().splitlines()
+    return np.array([float(line.split(":")[1]) for line in lines if "frequency:" in line])
+
+
+def test_phonopys_command_opens_the_files(copper_gold, written):
+    np.testing.assert_allclose(phonopy_load(written), copper_gold.frequencies([[0.1, 0.2, 0.3]])[0], atol=1e-6)
+
+
+def test_phonopys_command_opens_files_of_derivatives(tmp_path):
+    """Without forces of displaced supercells in them: force constants alone."""
+    silicon = bulk("Si", a=5.45)
+    silicon.calc = bundled.calculator("Si")
+    found = phonons(silicon, supercell=(2, 2, 2), relax_first="none")
+    assert found.source == "derivatives"
+    bridge().save(found.phonopy, tmp_path, with_forces=False)
+    np.testing.assert_allclose(phonopy_load(tmp_path), found.frequencies([[0.1, 0.2, 0.3]])[0], atol=1e-6)
 
 
 def test_force_constants_have_a_file_of_their_own(copper_gold, written):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bundled
 import numpy as np
 import pytest
 from ase import Atoms
@@ -10,7 +11,6 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from batching import BatchEMT
 
-from dpa2_ase import DPA2Calculator
 from dpa2_ase.workflows.relax import relax
 from dpa2_ase.workflows.relax_many import TOGETHER, relax_many
 
@@ -57,7 +57,7 @@ def test_symmetry_costs_one_call_more():
 
 def test_our_calculator_relaxes_crystals_and_molecules_together():
     """Batches sum in another order: 1e-8 of a force at most, and as much of a path of a few steps."""
-    calc = DPA2Calculator(dtype="float64")
+    calc = bundled.calculator("Cu")
     crystal, dimer = bulk("Cu", cubic=True), Atoms("Cu2", positions=[[0, 0, 0], [0.3, 0, 2.4]])
     crystal.rattle(0.05, seed=3)
     runs = relax_many([crystal, dimer], calc, fmax=0.05, optimizer="bfgs")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import PropertyNotImplementedError
@@ -17,9 +19,13 @@ from ase.calculators.mixing import SumCalculator
 from ase.constraints import FixAtoms
 from ase.io import read
 
+from dpa2_ase import DPA2Calculator
+from dpa2_ase.bundled import bundled_model
+from dpa2_ase.checkpoint import load_potential, read_checkpoint
 from dpa2_ase.workflows import plots
 from dpa2_ase.workflows.batch import evaluate
 from dpa2_ase.workflows.files import write_bytes, write_csv, write_json
+from dpa2_ase.workflows.relax import relax
 from dpa2_ase.workflows.results import Result, provenance_of, with_calculator
 
 
@@ -151,6 +157,34 @@ def test_provenance_reads_any_calculator():
     assert found["settings"] == {"steps": 3}
     assert {"python", "ase", "numpy", "scipy"} <= found["versions"].keys()
     json.dumps(found, allow_nan=False)
+
+
+def test_provenance_says_which_model_it_was(tmp_path):
+    """Enough to find the model again: the file's sum, head, precision and how it was computed."""
+    path = tmp_path / "model.pt"
+    path.write_bytes(bundled_model().read_bytes())
+    calc = DPA2Calculator(path, device="cpu", dtype="float64", mode="reference")
+    atoms = bulk("Cu")
+    atoms.calc = calc
+    result = relax(atoms, max_steps=0)
+    source = result.provenance["calculator"]["source"]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (source["model"], source["sha256"], source["head"]) == (str(path), digest, calc.parameters["head"])
+    assert (source["dtype"], source["mode"]) == ("float64", "reference")
+    assert result.provenance["versions"]["torch"] == torch.__version__
+    assert "sha256" not in DPA2Calculator(load_potential(read_checkpoint(path)), device="cpu").source
+
+
+def test_provenance_does_not_name_another_file(tmp_path):
+    """The sum is taken late; a file that was replaced meanwhile is not the model that was read."""
+    path = tmp_path / "model.pt"
+    path.write_bytes(bundled_model().read_bytes())
+    early, late, last = (DPA2Calculator(path, device="cpu") for _ in range(3))
+    known = early.source["sha256"]
+    path.write_bytes(b"another model")
+    assert (early.source["sha256"], late.source["sha256"]) == (known, None)
+    path.unlink()
+    assert last.source["sha256"] is None
 
 
 def test_files_are_whole_or_as_before(tmp_path):

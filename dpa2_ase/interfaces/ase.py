@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..neighbors import NeighborList
     from ..topology import Topology
     from .evaluator import Pending
+    from .heads import HeadsEvaluation, HeadSet
 
 
 class DPA2Calculator(Calculator):
@@ -36,7 +37,8 @@ class DPA2Calculator(Calculator):
     ----------
     model
         A model file (``.pt``, ``.pth``, ``.dp``, ``.hdf5``, ``.yaml``, ``.pte``, ``.pt2``), the name of an official
-        model (``"DPA-2.4-7M"``, downloaded once), a loaded `Potential`, or ``None`` for the bundled model.
+        model (``"DPA-2.4-7M"``, downloaded once), a loaded `Potential`, or ``None`` for the bundled model. A list of
+        them makes a committee, see `dpa2_ase.interfaces.committee.Committee`.
     head
         Head of a multi-task model. A file with a single head needs none; among several, none is guessed.
     device
@@ -56,6 +58,10 @@ class DPA2Calculator(Calculator):
         ``atoms.arrays["aparam"]`` or ``atoms.info["aparam"]`` do not give any. Copied.
     batch_memory
         Memory in GiB that one pass of `evaluate` may take; a structure that needs more goes alone.
+    uncertainty
+        Tell how far numbers can be trusted, by the calibration beside the model (see `dpa2_ase.uncertainty.calibrate`)
+        or in this file: ``energy_uncertainty`` (eV), ``energies_uncertainty`` (N,), ``representation_distance`` (N,)
+        and, if asked for, ``forces_uncertainty`` (N, 3).
     atoms, label, directory
         As for every ASE calculator.
 
@@ -86,9 +92,17 @@ class DPA2Calculator(Calculator):
     implemented_properties = list(PROPERTIES["ener"])  # noqa: RUF012  # as ASE; of energy models, an instance has its own
     ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012  # declared so by ASE
 
+    def __new__(cls, model: Any = None, *_: Any, **__: Any) -> DPA2Calculator:
+        """A `Committee` for a list of models."""
+        if cls is DPA2Calculator and isinstance(model, list | tuple):
+            from .committee import Committee
+
+            return super().__new__(Committee)
+        return super().__new__(cls)
+
     def __init__(  # noqa: PLR0913  # each is a choice of the user's
         self,
-        model: str | Path | Potential | None = None,
+        model: str | Path | Potential | Sequence[str | Path | Potential] | None = None,
         *,
         head: str | None = None,
         device: str | torch.device | None = None,
@@ -98,6 +112,7 @@ class DPA2Calculator(Calculator):
         fparam: Sequence[float] | None = None,
         aparam: Any = None,
         batch_memory: float = 2.0,
+        uncertainty: bool | str | Path = False,
         atoms: Atoms | None = None,
         label: str | None = None,
         directory: str = ".",
@@ -106,9 +121,12 @@ class DPA2Calculator(Calculator):
 
         self._ready = False
         fparam, aparam = copy.deepcopy(fparam), copy.deepcopy(aparam)
-        self.evaluator, self.source = open_evaluator(
+        assert not isinstance(model, list | tuple)  # a list makes a `Committee`, which has its own
+        self.evaluator, self._origin = open_evaluator(
             model, head=head, device=device, dtype=dtype, fparam=fparam, aparam=aparam, mode=mode
         )
+        if uncertainty is not False:
+            self._calibrate(None if uncertainty is True else Path(uncertainty))
         self.implemented_properties = self.evaluator.properties
         if not 0 <= skin < np.inf or not batch_memory > 0:
             raise ValueError(f"skin should be at least 0 Å and batch_memory above 0 GiB, found {skin}, {batch_memory}")
@@ -116,12 +134,13 @@ class DPA2Calculator(Calculator):
         self._neighbors: NeighborList | None = None
         self._topology: Topology | None = None  # the list on the device
         self._pending: Pending | None = None
+        self._heads: HeadSet | None = None  # made when first asked for
         super().__init__(
             atoms=atoms,
             label=label,
             directory=directory,
-            model=str(self.source.get("model") or "potential"),
-            head=self.source.get("head"),
+            model="potential" if self._origin is None else str(self._origin.path),
+            head=None if self._origin is None else self._origin.head,
             device=str(self.evaluator.device),
             dtype=None if dtype is None else str(dtype).removeprefix("torch."),
             mode=mode,
@@ -131,6 +150,14 @@ class DPA2Calculator(Calculator):
             batch_memory=self.batch_memory,
         )
         self._ready = True
+
+    def _calibrate(self, source: Path | None) -> None:
+        from .rigidity import last_layer_of, read_rigidity
+
+        if self._origin is None:
+            raise ValueError("a calibration belongs to a model file; give the file instead of a loaded potential")
+        last_layer_of(self.evaluator.reference)
+        self.evaluator.rigidity = read_rigidity(self._origin.path, self._origin.head, source)
 
     # ---- what ASE asks --------------------------------------------------------------------------------------------
 
@@ -204,6 +231,8 @@ class DPA2Calculator(Calculator):
             self.results.update(self.evaluator.energies(self._pending, [self.atoms])[0])
         if "stresses" in wanted:
             self.results.update(self.evaluator.atomic_stresses(self._pending, [self.atoms])[0])
+        if "forces_uncertainty" in wanted:
+            self.results.update(self.evaluator.forces_uncertainties(self._pending, [self.atoms])[0])
         if is_energy and wanted & NEEDS_GRADIENT:
             self.results.update(self.evaluator.gradients(self._pending, [self.atoms])[0])
         if not is_energy or wanted & NEEDS_GRADIENT:
@@ -229,6 +258,15 @@ class DPA2Calculator(Calculator):
     # ---- beyond ASE -----------------------------------------------------------------------------------------------
 
     @property
+    def source(self) -> dict[str, Any]:
+        """What makes the numbers: model file, its sha256, head and format, and precision and mode of computing.
+
+        The sum is taken when first asked for. A loaded `Potential` has no file.
+        """
+        known = self._origin.describe() if self._origin is not None else {}
+        return known | {"dtype": self.evaluator.dtype, "mode": self.engine.mode}
+
+    @property
     def engine(self) -> Engine:
         """What computes, and why: the path, and for every block of the model its fast twin or why it has none."""
         return self.evaluator.engine
@@ -241,7 +279,7 @@ class DPA2Calculator(Calculator):
         structures
             Any sizes, compositions and periodicities.
         properties
-            Names as in `implemented_properties`; by default everything but per-atom stresses. Energies alone
+            Names as in `implemented_properties`; by default everything but per-atom stresses and uncertainties of forces. Energies alone
             (``["energy"]``) are cheaper.
 
         Returns
@@ -258,10 +296,32 @@ class DPA2Calculator(Calculator):
         """
         if isinstance(structures, Atoms) or isinstance(properties, str):
             raise TypeError("evaluate takes a list of Atoms and a list of property names, also if it is only one")
-        names = {*self.implemented_properties} - {"stresses"} if properties is None else {*properties}
+        names = {*self.implemented_properties} - {"stresses", "forces_uncertainty"} if properties is None else {*properties}
         self._refuse_unknown(names)
         with self.evaluator.computing():
             return self.evaluator.batch(list(structures), names, memory=self.batch_memory * GIB)
+
+    def evaluate_heads(
+        self, atoms: Atoms | None = None, heads: Sequence[str] | None = None, *, forces: bool = False
+    ) -> HeadsEvaluation:
+        """Energies by all heads of the model's file (or `heads`), with one pass of every descriptor they share.
+
+        Also which heads fit the structure, and why; see `dpa2_ase.interfaces.heads.HeadsEvaluation`.
+        """
+        from .heads import HeadSet
+
+        if self._origin is None:
+            raise ValueError("heads are those of a model file; give the file instead of a loaded potential")
+        if self._heads is None:
+            self._heads = HeadSet(
+                self._origin.path,
+                device=self.evaluator.device,
+                dtype=self.parameters["dtype"],
+                mode=self.engine.mode,
+                fparam=self.evaluator.reader.fparam,
+                aparam=self.evaluator.reader.aparam,
+            )
+        return self._heads.evaluate(self._given(atoms), heads, forces=forces)
 
     def get_descriptors(self, atoms: Atoms | None = None, invariants_only: bool = True) -> np.ndarray:
         """The model's representation of every atom, (N, C), without derivatives.
@@ -305,6 +365,16 @@ class DPA2Calculator(Calculator):
             raise ValueError(f"vectors should be (V, {len(atoms)}, 3), one row per atom, found {vectors.shape}")
         return self.evaluator.hessian_products(atoms, self.evaluator.reader.neighbor_list(atoms, 0.0), vectors)
 
+    def get_strain_derivatives(self, atoms: Atoms | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Change of stress (6, 6), eV/Å³, and of forces (6, N, 3), eV/Å, with the strain of a crystal.
+
+        Rows are unit strains in Voigt's order with engineering shears; atoms follow the strain. By automatic
+        differentiation: what elastic constants need beside `get_hessian`.
+        """
+        from .strain import strain_derivatives
+
+        return strain_derivatives(self.evaluator, self._with_energy(atoms))
+
     def export_properties(self) -> Properties:
         """Results that ASE has a name for; the others stay in `results`."""
         return Properties({name: value for name, value in self.results.items() if name in all_outputs})
@@ -322,7 +392,7 @@ class DPA2Calculator(Calculator):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to one process: autograd graphs do not travel."""
-        return self.__dict__ | {"_pending": None, "_neighbors": None, "_topology": None}
+        return self.__dict__ | {"_pending": None, "_neighbors": None, "_topology": None, "_heads": None}
 
 
 def _parameter(atoms: Atoms, name: str) -> np.ndarray:

@@ -27,6 +27,8 @@ from .context import autograd
 from .plan import GIB, Plan, available_memory, largest_copies
 from .properties import NEEDS_GRADIENT, PROPERTIES
 from .reader import Inputs, StructureReader, naming
+from .rigidity import NAMES as UNCERTAINTIES
+from .rigidity import ON_REQUEST, Rigidity, features_of, last_layer_of
 
 Results = dict[str, Any]
 VOIGT = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]  # xx, yy, zz, yz, xz, xy
@@ -40,6 +42,8 @@ class Pending:
     graph: AtomicGraph
     atomic: Tensor  # (N,) with an autograd graph
     energy: Tensor  # (S,)
+    features: Tensor | None = None  # (N, D) inputs of the last layer, with an autograd graph
+    node: Tensor | None = None  # (N, C) what the fitting net read
 
 
 class Evaluator:
@@ -78,6 +82,7 @@ class Evaluator:
         self.device, self._own_dtype = device, None if dtype is None else str(dtype).removeprefix("torch.")
         self._proven = 0.0  # bytes of the largest structure that was checked; freed memory may not look available
         self.reader = StructureReader(self.reference, heads, head, fparam=fparam, aparam=aparam)
+        self.rigidity: Rigidity | None = None  # tells uncertainties where it is set
         if mode == path and self.engine.slow:
             warnings.warn(_left_behind(self.engine), UserWarning, stacklevel=2)
 
@@ -109,7 +114,8 @@ class Evaluator:
     def properties(self) -> list[str]:
         """Names of what the model can answer; a property also goes by its own name."""
         fitting = getattr(self.config, "fitting_net", None)
-        return [*PROPERTIES[self.kind], *([fitting.property_name] if fitting and self.kind == "property" else [])]
+        own = [*UNCERTAINTIES, ON_REQUEST] if self.rigidity is not None else []
+        return [*PROPERTIES[self.kind], *own, *([fitting.property_name] if fitting and self.kind == "property" else [])]
 
     @autograd()
     def forward(self, inputs: Inputs, *, with_gradient: bool) -> Pending:
@@ -117,8 +123,14 @@ class Evaluator:
         graph = differentiable(inputs.graph) if with_gradient else inputs.graph
         potential = self.potential if graph.n_atoms else self.reference  # no elements, no tables for them
         with torch.set_grad_enabled(with_gradient):
-            atomic = potential.atomic(graph, inputs.fparam, inputs.aparam)
-            return Pending(graph, atomic, potential.total(atomic, graph))
+            if self.rigidity is None:
+                atomic = potential.atomic(graph, inputs.fparam, inputs.aparam)
+                return Pending(graph, atomic, potential.total(atomic, graph))
+            parameters = (inputs.fparam, inputs.aparam)
+            output = potential.model.represent(graph)
+            atomic = potential.model.contributions(output, graph, *parameters)
+            features = features_of(last_layer_of(self.reference), output.node, graph, *parameters)
+            return Pending(graph, atomic, potential.total(atomic, graph), features, output.node)
 
     def energies(self, pending: Pending, structures: Sequence[Atoms]) -> list[Results]:
         """Results of a forward pass alone, one dictionary per structure."""
@@ -129,10 +141,27 @@ class Evaluator:
             results = [{names[0]: total[s], names[1]: atomic[rows[s]]} for s in range(len(structures))]
             own_names = self.properties[2:]
             return [r | dict.fromkeys(own_names, r[names[0]]) for r in results]
-        return [
+        results = [
             {"energy": float(total[s]), "free_energy": float(total[s]), "energies": atomic[rows[s]]}
             for s in range(len(structures))
         ]
+        if self.rigidity is None or pending.features is None or pending.node is None:
+            return results
+        features, node = _numpy(pending.features), _numpy(pending.node.double())
+        for found, atoms, part in zip(results, structures, rows, strict=True):
+            found |= self.rigidity.results(np.array(atoms.get_chemical_symbols()), features[part], node[part])
+        return results
+
+    @autograd()
+    def forces_uncertainties(self, pending: Pending, structures: Sequence[Atoms]) -> list[Results]:
+        """Standard deviation of every component of the forces (N, 3), eV/Å; one backward pass per random last layer."""
+        assert self.rigidity is not None and pending.features is not None  # asked for by name
+        total = torch.zeros(pending.graph.n_atoms, 3, dtype=torch.float64, device=self.device)
+        for member in torch.from_numpy(self.rigidity.members.T.copy()).to(self.device):
+            (gradient,) = torch.autograd.grad((pending.features @ member).sum(), pending.graph.vectors, retain_graph=True)
+            total += derivatives.forces(gradient, pending.graph) ** 2
+        spread = self.rigidity.forces_scale * _numpy((total / self.rigidity.members.shape[1]).sqrt())
+        return [{ON_REQUEST: spread[rows]} for rows in _rows(structures)]
 
     @autograd()
     def gradients(self, pending: Pending, structures: Sequence[Atoms]) -> list[Results]:
@@ -224,15 +253,17 @@ class Evaluator:
             )
             lists[chosen.start : chosen.stop] = [None] * len(chosen)
             for found in self._pass(inputs, part, wanted):
-                results.append({name: value for name, value in found.items() if name in wanted})
+                results.append({name: value for name, value in found.items() if name in wanted or name == "thresholds"})
         return results
 
     def _pass(self, inputs: Inputs, structures: Sequence[Atoms], wanted: set[str]) -> list[Results]:
-        with_gradient = self.kind == "ener" and bool(wanted & NEEDS_GRADIENT)
+        with_gradient = self.kind == "ener" and bool(wanted & {*NEEDS_GRADIENT, ON_REQUEST})
         pending = self.forward(inputs, with_gradient=with_gradient)
         found = [self.energies(pending, structures)]
         if "stresses" in wanted:
             found.append(self.atomic_stresses(pending, structures))
+        if ON_REQUEST in wanted:
+            found.append(self.forces_uncertainties(pending, structures))
         if wanted & (NEEDS_GRADIENT - {"stresses"}):
             found.append(self.gradients(pending, structures))
         return [{k: v for part in parts for k, v in part.items()} for parts in zip(*found, strict=True)]

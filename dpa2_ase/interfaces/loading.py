@@ -4,19 +4,43 @@ from __future__ import annotations
 
 import copy
 import difflib
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..bundled import bundled_model
-from ..checkpoint import load_potential, read_checkpoint
+from ..checkpoint import file_sha256, load_potential, read_checkpoint
 from ..download import PRETRAINED, model_path
 from ..model import Potential
 from .context import autograd
 from .evaluator import Evaluator
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The file a model was read from."""
+
+    path: Path
+    head: str
+    format: str
+    modified: int  # ns, last change of the file before it was read
+
+    @cached_property
+    def sha256(self) -> str | None:
+        """Of the file; ``None`` if it is gone or was changed since, so that it would tell of another model."""
+        try:
+            return file_sha256(self.path) if self.path.stat().st_mtime_ns == self.modified else None
+        except OSError:
+            return None
+
+    def describe(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        return {"model": str(self.path), "head": self.head, "format": self.format, "sha256": self.sha256}
 
 
 def find_model(model: str | Path | None) -> Path:
@@ -75,8 +99,8 @@ def open_evaluator(  # noqa: PLR0913  # what a calculator is made of
     fparam: Any = None,
     aparam: Any = None,
     mode: str = "auto",
-) -> tuple[Evaluator, dict[str, Any]]:
-    """Make the evaluator of a model; also returns what it was made from, for provenance."""
+) -> tuple[Evaluator, Origin | None]:
+    """Make the evaluator of a model; also returns the file it was read from, for provenance."""
     chosen_device, chosen_dtype = find_device(device), find_dtype(dtype)
     if isinstance(model, Potential):
         if head is not None:
@@ -91,8 +115,9 @@ def open_evaluator(  # noqa: PLR0913  # what a calculator is made of
             fparam=fparam,
             aparam=aparam,
             mode=mode,
-        ), {}
+        ), None
     path = find_model(model)
+    modified = path.stat().st_mtime_ns
     checkpoint = read_checkpoint(path, head)
     evaluator = Evaluator(
         load_potential(checkpoint),
@@ -104,4 +129,4 @@ def open_evaluator(  # noqa: PLR0913  # what a calculator is made of
         aparam=aparam,
         mode=mode,
     )
-    return evaluator, {"model": str(path), "head": checkpoint.head, "format": checkpoint.format}
+    return evaluator, Origin(path, checkpoint.head, checkpoint.format, modified)

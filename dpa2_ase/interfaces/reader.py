@@ -98,14 +98,17 @@ class StructureReader:
         ValueError
             For elements the model does not know, parameters of a wrong length or missing, atoms on top of each other.
         """
+        parameters = self.parameters(structures, first)
+        return Inputs(self.graph(structures, lists, first), *parameters)
+
+    def parameters(self, structures: Sequence[Atoms], first: int | None = None) -> tuple[Tensor | None, Tensor | None]:
+        """Frame parameters (S, F) and atomic parameters (N, A) of structures, where the model takes them."""
         fparams, aparams = [], []
         for index, atoms in enumerate(structures):
             with naming(None if first is None else first + index):
                 fparams.append(self._fparam_of(atoms))
                 aparams.append(self._aparam_of(atoms))
-        graph = self.graph(structures, lists, first)
-        return Inputs(
-            graph,
+        return (
             self._tensor(np.array(fparams)) if self._n_fparam else None,
             self._tensor(np.concatenate(aparams)) if self._n_aparam else None,
         )

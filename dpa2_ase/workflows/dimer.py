@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from ase import Atoms
 from ase.mep import DimerControl, MinModeAtoms, MinModeTranslate
 
+from . import plots
 from .relax import max_force
 from .results import Result, provenance_of, with_calculator
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +31,16 @@ class Saddle(Result):
     max_force: float  # eV/Å
     curvature: float  # eV/Å², along `mode`
     mode: np.ndarray  # (N, 3), of length one
+    energies: np.ndarray  # (steps + 1,) eV, after the first displacement and every translation
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the energy above the structure the search began from (eV) against the translation."""
+        ax = plots.axes(ax)
+        ax.plot(self.energies - self.energy + self.barrier, "o-", color=plots.COLORS["blue"], markersize=3)
+        ax.axhline(self.barrier, color=plots.COLORS["gray"], lw=0.8, ls="--")
+        ax.set(xlabel="translation", ylabel="energy above the start (eV)")
+        ax.set_title(f"barrier {self.barrier:.3f} eV, curvature {self.curvature:.2f} eV/Å²")
+        return ax
 
 
 def dimer(  # noqa: PLR0913  # the choices of a search
@@ -78,7 +92,9 @@ def dimer(  # noqa: PLR0913  # the choices of a search
     moving.set_positions(moving.positions + displacement * direction)
     with DimerControl(logfile=None) as control:
         searching = MinModeAtoms(moving, control, eigenmodes=[direction], random_seed=seed)
+        energies: list[float] = []
         with MinModeTranslate(searching, logfile=None) as run:
+            run.attach(lambda: energies.append(float(searching.get_potential_energy())))
             converged = bool(run.run(fmax=fmax, steps=max_steps))
             energy = float(moving.get_potential_energy())
             return Saddle(
@@ -90,5 +106,6 @@ def dimer(  # noqa: PLR0913  # the choices of a search
                 max_force=max_force(moving),
                 curvature=float(searching.get_curvature()),
                 mode=np.array(searching.get_eigenmode()),
+                energies=np.array(energies),
                 provenance=provenance_of(atoms.calc, displacement=displacement, seed=seed, fmax=fmax),
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -18,7 +19,15 @@ from .analysis import GRAMS_PER_CM3
 from .ensembles import Engine, Ensemble
 from .files import write_structures
 from .md_files import LAST_GOOD, Checkpoint, Record, Row
-from .md_watch import ExplosionError, Limits, check_geometry, check_temperature, has_exploded
+from .md_watch import (
+    ExplosionError,
+    Limits,
+    UncertaintyError,
+    check_geometry,
+    check_results,
+    check_temperature,
+    has_exploded,
+)
 from .results import plain
 
 SAME_ENERGY = 1e-3  # eV per atom by which a calculator may differ between stop and restart, as on another device
@@ -93,6 +102,7 @@ class Run:
         self.limits = limits if limits.temperature is not None else replace(limits, temperature=10 * highest + 1000)
         self.safe: Checkpoint | None = None  # of the last good sample
         self.last_good: Atoms | None = None
+        self._warned: set[str] = set()  # names of results that were found too uncertain
 
     def go(self, on_progress: Callable[[Progress], None] | None, observers: Sequence[Observer]) -> None:
         """Run; whatever happens, the files end at the last good sample and can be continued."""
@@ -133,6 +143,10 @@ class Run:
         if not (row_due or frame_due):
             return None
         check_geometry(self.atoms, self.limits, step)
+        for name, message in check_results(self.atoms, self.limits, step).items():
+            if name not in self._warned:
+                self._warned.add(name)
+                warnings.warn(message, UserWarning, stacklevel=2)
         row = self._row(step) if row_due else None
         if row is not None:
             self.record.add_row(row)
@@ -195,13 +209,15 @@ class Run:
 
     def _explained(self, error: ExplosionError) -> ExplosionError:
         where = f"step {error.step} ({error.step * self.plan.ensemble.timestep:g} fs)"
-        message = f"the simulation exploded at {where}: {error}"
+        unsure = isinstance(error, UncertaintyError)
+        message = f"the simulation {'was stopped' if unsure else 'exploded'} at {where}: {error}"
         if self.last_good is not None:
             message += f"; the last good frame is of step {self.last_good.info['step']}"
             if self.record.folder is not None:
                 message += f", in {write_structures(self.record.folder / LAST_GOOD, self.last_good)}"
-        message += "; relax the structure first, take a shorter time step, or check the model for these elements"
-        return ExplosionError(message, error.step, self.last_good)
+        advice = "relax the structure first, take a shorter time step, or check the model for these elements"
+        message += f"; {'label such structures and train on them' if unsure else advice}"
+        return type(error)(message, error.step, self.last_good)
 
     # ---- restart --------------------------------------------------------------------------------------------------
 

@@ -12,13 +12,13 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.constraints import FixSymmetry
-from ase.filters import FrechetCellFilter
 from ase.io import read
 from ase.optimize import BFGS, FIRE, FIRE2, LBFGS, BFGSLineSearch
 from ase.optimize.precon import PreconLBFGS
 from ase.units import GPa
 
 from . import plots
+from .cell_filter import CellFilter
 from .results import Result, provenance_of, with_calculator
 
 if TYPE_CHECKING:
@@ -96,20 +96,6 @@ def _pressure(atoms: Atoms) -> float | None:
 def max_force(atoms: Atoms) -> float:
     """Largest norm of a force on an atom, eV/Å, constraints considered."""
     return float(np.linalg.norm(atoms.get_forces(), axis=1).max(initial=0.0))
-
-
-class CellFilter(FrechetCellFilter):
-    """ASE's filter with a memory: optimizers ask it three times per step, and its matrix functions take long."""
-
-    _where: tuple[bytes, bytes] | None = None
-    _forces: np.ndarray
-
-    def get_forces(self, **options: Any) -> np.ndarray:
-        """Forces (N + 3, 3) as of the base class."""
-        where = (self.atoms.positions.tobytes(), self.atoms.cell.array.tobytes())
-        if options or where != self._where:
-            self._forces, self._where = super().get_forces(**options), None if options else where
-        return self._forces.copy()
 
 
 @dataclass(frozen=True)

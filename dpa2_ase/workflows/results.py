@@ -100,7 +100,8 @@ def provenance_of(calc: Any, **settings: Any) -> dict[str, Any]:
     Read from attributes that ASE calculators have (``name``, ``parameters``) or may have (``source``: where a model
     came from; ``mixer`` or ``calcs``: the parts of a sum). Nothing is imported for it.
     """
-    modules = ["ase", "numpy", "scipy", type(calc).__module__.partition(".")[0]]
+    loaded = [name for name in ("torch", "phonopy", "dftd3") if name in sys.modules]
+    modules = ["ase", "numpy", "scipy", type(calc).__module__.partition(".")[0], *loaded]
     return {
         "calculator": describe_calculator(calc),
         "settings": plain(settings),
