@@ -112,7 +112,7 @@ def test_readme_command_in_this_environment(tmp_path, monkeypatch):
     command = [str(ROOT / word) if word.startswith("data/") else word for word in command]
     monkeypatch.chdir(tmp_path)
     assert CliRunner().invoke(main, command).exit_code == 0
-    assert (tmp_path / "cu-vacancy-relaxed.extxyz").exists()
+    assert (tmp_path / "cu-vacancy-relax" / "relaxed.extxyz").exists()
 
 
 def test_readme_example_runs_as_it_stands(tmp_path):
@@ -121,7 +121,7 @@ def test_readme_example_runs_as_it_stands(tmp_path):
 
 
 def test_commands_in_readme_exist():
-    assert set(main.commands) == set(re.findall(r"^\| `dpa2 (\w+)", README, flags=re.MULTILINE))
+    assert set(main.commands) == set(re.findall(r"^\| `dpa2 ([\w-]+)", README, flags=re.MULTILINE))
 
 
 def test_every_file_in_data_has_an_origin():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
 
     from ase import Atoms
+
+    from .options import Output
 
 DATABASES = ("db", "json")  # what ASE keeps in a row's `data` rather than in `atoms.info`
 HOLD_RESULTS = ("extxyz", "traj", *DATABASES)
@@ -27,7 +31,7 @@ def read_structures(paths: Sequence[str], index: str) -> list[tuple[str, Atoms]]
     if isinstance(chosen, str):
         raise ValueError(f"--index {index!r} is neither a number nor a slice such as -1, : or ::10")
     frames: list[tuple[str, Atoms]] = []
-    for path in paths:
+    for path in expanded(paths):
         found = _read_file(path, index)
         label = Path(path).name if "@" in path or index == ":" else f"{Path(path).name}@{index}"
         for number, atoms in enumerate(found):
@@ -36,6 +40,21 @@ def read_structures(paths: Sequence[str], index: str) -> list[tuple[str, Atoms]]
     if not frames:
         raise ValueError(f"no structures in {', '.join(paths)} at index {index!r}")
     return frames
+
+
+def expanded(paths: Sequence[str]) -> list[str]:
+    """The paths with patterns such as ``data/*.cif`` replaced by the files they fit, in order."""
+    found: list[str] = []
+    for path in paths:
+        is_pattern = any(letter in path for letter in "*?[") and not Path(path.rpartition("@")[0] or path).exists()
+        if not is_pattern or Path(path).exists():
+            found.append(path)
+            continue
+        fitting = [name for name in sorted(glob(path, recursive=True)) if not Path(name).is_dir()]
+        if not fitting:
+            raise FileNotFoundError(f"no structure file fits {path}")
+        found += fitting
+    return found
 
 
 def _read_file(path: str, index: str) -> list[Atoms]:
@@ -51,6 +70,22 @@ def _read_file(path: str, index: str) -> list[Atoms]:
         reason = ": ".join(filter(None, (type(error).__name__, str(error))))
         raise ValueError(f"{path} cannot be read as a structure{where} ({reason})") from error
     return found if isinstance(found, list) else [found]
+
+
+def structure_file(output: Output) -> tuple[Path | None, Output]:
+    """Whether ``--out`` names a file for structures, by its suffix or by a name that ASE knows; what is left of it.
+
+    Raises
+    ------
+    ValueError
+        For a file and ``--resume``.
+    """
+    out = output.out
+    if out is None or out.is_dir() or not (out.suffix or format_of(out)):
+        return None, output
+    if output.resume:
+        raise ValueError(f"--resume needs a folder of a run, and {out} is a file for structures")
+    return out, replace(output, out=None)
 
 
 def check_output(out: Path, inputs: Sequence[str], n_frames: int, *, for_results: bool = False) -> None:

@@ -96,7 +96,9 @@ def check_results(atoms: Atoms, limits: Limits, step: int) -> dict[str, str]:
         if limits.uncertainty == "stop":
             _stop_above(name, value, stop, step)
         if not value <= warning:
-            told[name] = f"{name} is {value:.3g} at step {step}, above {warning:.3g}: the model may not know this structure"
+            told[name] = (
+                f"{name} is {value:.3g} at step {step}, above {warning:.3g}: the model may not know this structure"
+            )
     return told
 
 

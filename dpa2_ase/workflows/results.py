@@ -124,12 +124,11 @@ def describe_calculator(calc: Any) -> dict[str, Any]:
     return found
 
 
-@cache  # looking through all installed packages takes 50 ms
+@cache
 def _version(module: str) -> str | None:
     try:
-        names = metadata.packages_distributions().get(module, [module])
-        return metadata.version(names[0])
-    except metadata.PackageNotFoundError:
+        return metadata.version(module)
+    except metadata.PackageNotFoundError:  # a package that is distributed under another name, or not installed
         return getattr(sys.modules.get(module), "__version__", None)
 
 
