@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +18,8 @@ import pytest
 import torch
 import yaml
 from ase import Atoms
-from ase.build import bulk
-from ase.calculators.emt import EMT
 from click.testing import CliRunner
+from trainings import ELEMENTS, FRAMES, TINY, deepmd_input, emt_frame, multi_task, parameters, table, trainer_of
 
 from dpa2_ase import DPA2Calculator
 from dpa2_ase.checkpoint import heads as heads_of_file
@@ -33,8 +31,10 @@ from dpa2_ase.graph import neighborhood
 from dpa2_ase.model import Prediction
 from dpa2_ase.nn.repformer import Repformer
 from dpa2_ase.nn.se_atten import SeAtten
+from dpa2_ase.parsing import parse_model
+from dpa2_ase.training.biases import fit_biases
 from dpa2_ase.training.data.files import read_frames, write_frames
-from dpa2_ase.training.data.frames import Frame, frame_of_atoms
+from dpa2_ase.training.deepmd_input import settings_of_input
 from dpa2_ase.training.frameset import FrameSet
 from dpa2_ase.training.heads import Heads, Sharing, random_potential
 from dpa2_ase.training.loss import LossConfig, Prefactor, loss_terms, total_loss
@@ -42,41 +42,11 @@ from dpa2_ase.training.metrics import Errors
 from dpa2_ase.training.presets import PRESETS, preset
 from dpa2_ase.training.run import make_trainer, train
 from dpa2_ase.training.sampling import BatchSize, Sampler, fixed_batches, parse_batch_size
-from dpa2_ase.training.settings import TEMPLATE, read_settings, settings_of_table
+from dpa2_ase.training.settings import read_settings
 from dpa2_ase.training.state import read_state
-from dpa2_ase.training.statistics import fit_biases, set_environment_statistics
-from dpa2_ase.training.trainer import Trainer, predict
-
-ELEMENTS = ["Cu", "Au"]
-TINY = {
-    "type_map": ELEMENTS,
-    "descriptor": {
-        "type": "dpa2",
-        "repinit": {"rcut": 4.5, "rcut_smth": 0.5, "nsel": 60, "neuron": [4, 8], "axis_neuron": 4, "tebd_dim": 4}
-        | {"use_three_body": True, "three_body_rcut": 3.2, "three_body_rcut_smth": 2.8, "three_body_sel": 20},
-        "repformer": {"rcut": 3.2, "rcut_smth": 2.8, "nsel": 20, "nlayers": 2, "g1_dim": 12, "g2_dim": 6}
-        | {"update_g1_has_attn": False, "update_g2_has_g1g1": False, "update_g2_has_attn": False}
-        | {"update_style": "res_residual", "update_residual": 0.1, "attn2_has_gate": True},
-        "precision": "float64",
-    },
-    "fitting_net": {"neuron": [12, 12], "precision": "float64"},
-}  # fmt: skip
-
-
-def emt_frame(seed: int, symbols: str = "Cu3Au") -> Frame:
-    """A strained and rattled fcc cell with EMT's labels."""
-    atoms = bulk("Cu", a=3.75, cubic=True)[: len(Atoms(symbols))]
-    atoms.symbols = Atoms(symbols).symbols
-    rng = np.random.default_rng(seed)
-    atoms.set_cell(atoms.cell.array @ (np.eye(3) + 0.02 * rng.normal(size=(3, 3))), scale_atoms=True)
-    atoms.rattle(0.08, rng=rng)
-    atoms.calc = EMT()
-    atoms.get_forces()
-    atoms.get_stress()
-    return frame_of_atoms(atoms)
-
-
-FRAMES = [emt_frame(seed, ("Cu3Au", "Cu2Au2", "Cu3")[seed % 3]) for seed in range(12)]
+from dpa2_ase.training.statistics import set_environment_statistics
+from dpa2_ase.training.template import TEMPLATE
+from dpa2_ase.training.trainer import predict
 
 
 @pytest.fixture
@@ -84,35 +54,6 @@ def data(tmp_path):
     write_frames(tmp_path / "train.xyz", FRAMES[:9])
     write_frames(tmp_path / "valid.xyz", FRAMES[9:])
     return tmp_path
-
-
-def table(folder: Path, **changes: object) -> dict:
-    """Settings of a short training."""
-    settings = {
-        "elements": ELEMENTS,
-        "steps": 6,
-        "model": {k: v for k, v in TINY.items() if k != "type_map"},
-        "data": {"train": str(folder / "train.xyz"), "valid": str(folder / "valid.xyz"), "batch": 3},
-        "loss": {"energy": [0.02, 1], "forces": [1000, 1], "virial": [0.02, 1]},
-        "learning_rate": {"start": 1e-2, "stop": 1e-3, "decay_steps": 10},
-        "output": {
-            "checkpoint": str(folder / "model.pt"),
-            "log": str(folder / "log.csv"),
-            "log_every": 2,
-            "validate_every": 4,
-            "save_every": 1000,
-        },
-        "seed": 3,
-    }
-    return settings | changes
-
-
-def trainer_of(settings: dict, **options: object) -> Trainer:
-    return make_trainer(settings_of_table(settings), **options)
-
-
-def parameters(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in trainer.heads.named_parameters()}
 
 
 # ---- whole trainings -----------------------------------------------------------------------------------------------
@@ -243,16 +184,14 @@ def test_finetuning_with_a_new_fitting_net(data):
     model = trainer.heads.model("Default")
     assert torch.equal(model.descriptor.to_node.weight, pretrained.model.get_parameter("descriptor.to_node.weight"))
     assert not torch.equal(model.fitting.net[0].weight, pretrained.model.get_parameter("fitting.net.0.weight"))
+    frozen = trainer_of(table(data, freeze=["descriptor"]), start="finetune", model=data / "model.pt", head="RANDOM")
+    start = parameters(frozen)
+    frozen.run(quiet=True)
+    for name, tensor in parameters(frozen).items():
+        assert torch.equal(tensor, start[name]) == (".descriptor." in name), name
     settings = table(data, elements=["Cu", "Au", "Ag"])
     with pytest.raises(ValueError, match=r"does not know \['Ag'\]"):
         trainer_of(settings, start="finetune", model=data / "model.pt")
-
-
-def multi_task(folder: Path, **changes: object) -> dict:
-    settings = table(folder, **changes)
-    one = settings.pop("data")
-    settings["heads"] = {"a": one | {"probability": 3.0}, "b.c": one | {"loss": {"forces": 1.0, "energy": 0.0}}}
-    return settings
 
 
 def test_heads_share_a_descriptor(data):
@@ -270,8 +209,21 @@ def test_heads_share_a_descriptor(data):
         loaded = load_potential(data / "model.pt", name).model.state_dict()
         for key, tensor in trainer.heads.model(name).state_dict().items():
             assert torch.equal(tensor, loaded[key]), key
-    again = trainer_of(multi_task(data, steps=10), start="restart", model=data / "model.pt")
-    again.run(quiet=True)
+
+
+def test_several_heads_restart_bit_for_bit(data):
+    settings = multi_task(data, steps=8, optimizer={"ema": 0.9, "clip": 5.0})
+    settings["heads"]["a"] |= {"train": [str(data / "train.xyz"), str(data / "valid.xyz")], "weights": [0.3, 0.7]}
+    whole = trainer_of(settings)
+    whole.run(quiet=True)
+    first = trainer_of(settings)
+    first.run(quiet=True, until=5)
+    second = trainer_of(settings, start="restart", model=data / "model.pt")
+    second.run(quiet=True)
+    for name, tensor in parameters(whole).items():
+        assert torch.equal(tensor, parameters(second)[name]), name
+    for name, tensor in whole.ema.items():
+        assert torch.equal(tensor, second.ema[name]), name
 
 
 def test_heads_are_drawn_by_probability(data):
@@ -428,6 +380,8 @@ def test_biases_are_the_energies_of_atoms():
     counts = np.array([[3, 1, 0], [2, 2, 0], [1, 5, 0]], dtype=float)
     assert fit_biases(counts, counts @ [-3.0, 7.0, 0.0]) == pytest.approx([-3.0, 7.0, 0.0])
     assert fit_biases(np.array([[1.0, 2.0]]), np.array([-10.0])) == pytest.approx([-2.0, -4.0])  # smallest norm
+    water = np.array([[1.0, 2.0, 0.0], [2.0, 4.0, 0.0]])
+    assert fit_biases(water, np.array([-9.0, -18.0]), around_mean=True) == pytest.approx([-3.0, -3.0, 0.0])
 
 
 @pytest.mark.parametrize("text", ["4", "auto", "auto:7", "max:9", "mixed:3"])
@@ -472,30 +426,27 @@ def test_batch_sizes_that_make_no_sense(value):
 
 
 def test_two_processes_have_the_gradient_of_the_double_batch(data):
-    """`torchrun` with two processes and a batch of one against one process and a batch of two."""
-    settings = table(data, steps=3)
-    settings["data"]["batch"] = 2
+    """`torchrun` with two processes and batches of one against one process and batches of two, heads drawn alike."""
+    settings = multi_task(data, steps=4)
+    for head in settings["heads"].values():
+        head["batch"] = 2
     trainer = trainer_of(settings)
     trainer.run(quiet=True)
-    settings["data"]["batch"] = 1
+    for head in settings["heads"].values():
+        head["batch"] = 1
     settings["output"] |= {"checkpoint": str(data / "two.pt"), "log": str(data / "two.csv")}
     (data / "two.yaml").write_text(yaml.safe_dump(settings))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = []
-    for rank in range(2):
-        environment = os.environ | {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        environment |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "LOCAL_RANK": str(rank)}
-        command = [sys.executable, "-m", "dpa2_ase.train", str(data / "two.yaml"), "--quiet"]
-        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    for process in processes:
-        errors = process.communicate(timeout=120)[1]
-        assert process.returncode == 0, errors
-    expected = trainer.heads["Default"].model.state_dict()
-    for name, tensor in load_potential(data / "two.pt").model.state_dict().items():
-        # sums in another order, divided by tiny second moments of Adam
-        torch.testing.assert_close(tensor, expected[name], rtol=1e-7, atol=1e-9)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "dpa2_ase.train", str(data / "two.yaml"), "--quiet"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written") == 1  # by the first process alone
+    for name in ("a", "b.c"):
+        expected = trainer.heads.model(name).state_dict()
+        for key, tensor in load_potential(data / "two.pt", name).model.state_dict().items():
+            # sums in another order, divided by tiny second moments of Adam
+            torch.testing.assert_close(tensor, expected[key], rtol=1e-7, atol=1e-9)
 
 
 # ---- settings ------------------------------------------------------------------------------------------------------
@@ -524,7 +475,10 @@ def test_settings_are_refused_by_path(tmp_path, change, message):
 
 def test_the_template_is_valid(tmp_path):
     (tmp_path / "x.yaml").write_text(TEMPLATE)
+    (tmp_path / "path/to").mkdir(parents=True)
+    write_frames(tmp_path / "path/to/train.xyz", FRAMES[:2])
     config = read_settings(tmp_path / "x.yaml")
+    assert config.heads["Default"].model["type_map"] == ["Cu", "Au"]  # by atomic number
     assert config.steps == 100000
     assert config.heads["Default"].data.train == (str(tmp_path / "path/to/train.xyz"),)
     assert config.optimizer.ema == 0.999
@@ -534,27 +488,6 @@ def test_the_template_is_valid(tmp_path):
 def test_presets_make_models(name):
     with torch.device("meta"):
         assert random_potential(preset(name, ["O", "H"], "float32"), "model", 0).type_map == ("O", "H")
-
-
-def deepmd_input(folder: Path) -> dict:
-    """An input of DeePMD-kit as its examples have it."""
-    return {
-        "_comment": "that's all",
-        "model": copy.deepcopy(TINY),
-        "learning_rate": {"type": "exp", "decay_steps": 5000, "start_lr": 0.001, "stop_lr": 3.51e-08},
-        "loss": {"type": "ener", "start_pref_e": 0.02, "limit_pref_e": 1, "start_pref_f": 1000, "limit_pref_f": 1},
-        "training": {
-            "training_data": {"systems": [str(folder / "sys")], "batch_size": "auto:8", "_comment": "x"},
-            "validation_data": {"systems": str(folder / "sys"), "batch_size": 1, "numb_btch": 3},
-            "numb_steps": 4,
-            "gradient_max_norm": 5.0,
-            "seed": 10,
-            "disp_file": str(folder / "lcurve.out"),
-            "save_ckpt": str(folder / "model.ckpt"),
-            "disp_freq": 2,
-            "save_freq": 2000,
-        },
-    }
 
 
 def test_input_of_deepmd_trains(tmp_path):
@@ -603,7 +536,7 @@ def test_multi_task_input_of_deepmd(tmp_path):
         ("loss.type", "dos", "loss.type = 'dos' is not supported"),
         ("learning_rate.type", "step", "learning_rate.type 'step' is not supported"),
         ("optimizer", {"type": "LKF"}, "optimizer.type 'LKF' is not supported"),
-        ("model.preset_out_bias", {"energy": [1, 2]}, "model.preset_out_bias = .* is not supported"),
+        ("model.preset_out_bias", {"energy": [1]}, "model.preset_out_bias should be {energy: .* for each of"),
         ("model.fitting_net.type", "dipole", "only energies can be trained so far"),
         ("model.descriptor.repinit.nsell", 3, "model.descriptor.repinit.nsell is not a known key; did you mean nsel"),
         ("training.training_data.auto_prob", "prob_x", "training.training_data.auto_prob 'prob_x' is not supported"),
@@ -623,6 +556,23 @@ def test_input_of_deepmd_is_refused_by_path(tmp_path, path, value, message):
     (tmp_path / "input.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
         make_trainer(read_settings(tmp_path / "input.json"))
+
+
+def test_defaults_are_those_of_inputs():
+    """DeePMD-kit's input has other defaults than its classes, which files of models rely on."""
+    sizes = {"rcut": 6.0, "rcut_smth": 0.5, "sel": 50}
+    data = {"training_data": {"systems": ["x"]}, "numb_steps": 1, "save_dir": None, "_comment3": "anything"}
+    for kind, smooth in (("dpa1", False), ("se_atten", False), ("se_atten_v2", True)):
+        section = {"type_map": ["H"], "descriptor": {"type": kind, "_comment1": "x"} | sizes, "fitting_net": {}}
+        completed = settings_of_input({"model": section, "training": data}).heads["Default"].model
+        assert completed["descriptor"].get("set_davg_zero", True) is (kind != "se_atten_v2")
+        model = parse_model(completed)
+        assert (model.descriptor.neuron, model.descriptor.axis_neuron) == ((10, 20, 40), 4)
+        assert model.descriptor.smooth_type_embedding is smooth
+        assert model.fitting_net.neuron == (120, 120, 120)
+    section["descriptor"] |= {"n_axis_neuron": 7, "neuron": [9]}
+    model = parse_model(settings_of_input({"model": section, "training": data}).heads["Default"].model)
+    assert (model.descriptor.neuron, model.descriptor.axis_neuron) == ((9,), 7)
 
 
 def test_probabilities_of_systems(tmp_path):
@@ -675,7 +625,7 @@ def test_parameters_of_frames_reach_the_model(tmp_path):
 def test_commands(data):
     runner = CliRunner()
     settings = data / "x.yaml"
-    assert runner.invoke(train_command, [str(settings), "--init"]).exit_code == 0
+    assert runner.invoke(train_command, ["init", str(settings)]).exit_code == 0
     assert settings.read_text() == TEMPLATE
     settings.write_text(yaml.safe_dump(table(data, steps=2)))
     result = runner.invoke(train_command, [str(settings)], catch_exceptions=False)
@@ -705,7 +655,7 @@ def test_tensorboard_is_optional(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     settings = table(data)
     settings["output"]["tensorboard"] = str(data / "board")
-    with pytest.raises(ModuleNotFoundError, match="pip install tensorboard"):
+    with pytest.raises(ModuleNotFoundError, match="pip install 'dpa2-ase\\[train\\]'"):
         trainer_of(settings).run(quiet=True)
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from dpa2_ase.checkpoint import load_potential
 from dpa2_ase.checkpoint.names import our_name
 from dpa2_ase.model import Potential
+from dpa2_ase.training.data.files import write_frames
 from dpa2_ase.training.data.frames import Frame
+from dpa2_ase.training.deepmd_input import settings_of_input
 from dpa2_ase.training.loss import LossConfig, Prefactor, loss_terms, total_loss
+from dpa2_ase.training.metrics import Errors
+from dpa2_ase.training.run import make_trainer
 from dpa2_ase.training.schedules import LearningRateConfig, learning_rate
 from dpa2_ase.training.setup import frame_set
 from dpa2_ase.training.trainer import predict
@@ -121,3 +127,68 @@ def test_learning_rates_are_those_of_deepmd(steps, options, kind, values):
     )
     found = [learning_rate(config, step, options["num_steps"]) for step in steps]
     assert found == pytest.approx(values, rel=1e-12)
+
+
+def test_twenty_steps_are_those_of_deepmd(tmp_path):
+    """DeePMD-kit's own training loop from the same weights, with the batch of all frames: Adam, clipping, schedules.
+
+    Losses differ by rounding; Adam divides by small second moments, which leaves 1e-9 of the weights after 20 steps.
+    """
+    stored = np.load(DATA / "training" / "trajectory.npz")
+    symbols = tuple(stored["symbols"].tolist())
+    labels = (stored[name] for name in ("positions", "cell", "energy", "forces", "virial"))
+    frames = [Frame(symbols, x, cell, (True,) * 3, float(e), f, w) for x, cell, e, f, w in zip(*labels, strict=True)]
+    write_frames(tmp_path / "sys", frames)
+    content = json.loads(str(stored["input"]))
+    content["training"]["training_data"]["systems"] = [str(tmp_path / "sys")]
+    trainer = make_trainer(replace(settings_of_input(content), derivatives="exact"))
+    model = trainer.heads["Default"]
+    model.load_state_dict({name: torch.from_numpy(stored[f"start/{name}"]) for name in model.state_dict()})
+    for _, loss, energy, forces, _, rate in stored["curve"]:  # written with three digits
+        assert learning_rate(trainer.config.learning_rate, trainer.step_number, 20) == pytest.approx(rate, rel=0.03)
+        trainer.errors["Default"] = errors = Errors()
+        assert trainer.step() ** 0.5 == pytest.approx(loss, rel=6e-3)
+        assert errors.rmse("energy") == pytest.approx(energy, rel=6e-3)
+        assert errors.rmse("forces") == pytest.approx(forces, rel=6e-3)
+    for name, tensor in model.state_dict().items():
+        expected = torch.from_numpy(stored[f"last/{name}"])
+        scale = expected.abs().max().item() if expected.numel() else 0.0
+        torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-8 * scale)
+
+
+def test_an_example_of_deepmd_is_learned_as_fast():
+    """Errors of both programs from random weights of their own; see make_learning_curves.py.
+
+    Same weights take the same steps (above); different ones leave the plateau of the forces at different times. What
+    can be asked is that the loss, which weighs energies and forces, is no larger.
+    """
+    stored = json.loads((DATA / "training" / "learning-curves.json").read_text())
+    config = settings_of_input(stored["input"])
+    assert (config.steps, config.learning_rate.stop) == (600, 1e-5)
+    ours, theirs = (next(iter(stored["curves"][name].values())) for name in ("dpa2_ase", "DeePMD-kit 3.2.0"))
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs] == [100, 200, 300, 400, 500, 600]
+    losses = []
+    for rows in (ours, theirs):
+        ratio = learning_rate(config.learning_rate, rows[-1]["step"] - 1, 600) / config.learning_rate.start
+        weights = config.heads["Default"].loss
+        energy = weights.energy.at(ratio) * 192 * rows[-1]["energy"] ** 2  # per atom, of 192 atoms
+        losses.append(energy + weights.forces.at(ratio) * rows[-1]["forces"] ** 2)
+    assert losses[0] < 1.1 * losses[1]
+
+
+def test_statistics_are_those_of_deepmd(tmp_path):
+    """Two systems of four frames. The ridge moves the energies of atoms a little; DeePMD-kit has none."""
+    stored = np.load(DATA / "training" / "trajectory.npz")
+    section = json.loads(str(stored["section"]))
+    for block in ("repinit", "repformer"):
+        section["descriptor"][block]["set_davg_zero"] = False
+    for name, symbols, shift in (("a", tuple(stored["symbols"].tolist()), 0.0), ("b", ("Cu", "Au", "Cu", "Au"), 1.0)):
+        labels = zip(stored["positions"], stored["cell"], stored["energy"], strict=True)
+        frames = [Frame(symbols, x, cell, (True,) * 3, float(energy) + shift) for x, cell, energy in labels]
+        write_frames(tmp_path / name, frames, type_map=section["type_map"])
+    data = {"training_data": {"systems": [str(tmp_path / "a"), str(tmp_path / "b")]}, "numb_steps": 1}
+    found = make_trainer(settings_of_input({"model": section, "training": data})).heads["Default"].state_dict()
+    for key in (key for key in stored.files if key.startswith("statistics/")):
+        tensor = found[key.removeprefix("statistics/")].numpy()
+        tolerance = {"atol": 0.02} if key.endswith("out_bias") else {"rtol": 1e-10, "atol": 1e-14}  # eV
+        np.testing.assert_allclose(tensor, stored[key], err_msg=key, **tolerance)

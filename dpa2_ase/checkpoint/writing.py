@@ -6,6 +6,7 @@ two names, empty tensors where a table of a compressed model would be.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tempfile
@@ -73,11 +74,11 @@ def write_checkpoint(  # noqa: PLR0913  # what a file says
         For models that are more than a descriptor with a fitting net, and for compressed ones.
     """
     single = list(heads) == [DEFAULT_HEAD]
-    sections = {name: _section(p, (notes or {}).get(name, HeadNotes())) for name, p in heads.items()}
+    sections = {name: section_of(p, (notes or {}).get(name)) for name, p in heads.items()}
     state: OrderedDict[str, Any] = OrderedDict()
     known: dict[tuple[Any, ...], Tensor] = {}
     for head, potential in heads.items():
-        for name, tensor in _tensors(potential, known):
+        for name, tensor in tensors_of(potential, known):
             state[f"model.{head}.{name}"] = tensor
     state["_extra_state"] = {
         "model_params": sections[DEFAULT_HEAD] if single else {"shared_dict": {}, "model_dict": sections},
@@ -128,21 +129,23 @@ def their_name(name: str) -> str:
     return _OURS.sub(lambda match: _THEIRS[match[0]], name)
 
 
-def _tensors(potential: Potential, known: dict[tuple[Any, ...], Tensor]) -> Iterator[tuple[str, Tensor]]:
+def tensors_of(
+    potential: Potential, known: dict[tuple[Any, ...], Tensor] | None = None
+) -> Iterator[tuple[str, Tensor]]:
     """Tensors by DeePMD-kit's names, on the CPU; `known` holds those already made for another head."""
-    model = _standard(potential)
+    known = {} if known is None else known
+    model = standard_model(potential)
     yield "min_nbor_dist", torch.tensor(-1.0, dtype=torch.float64)
     lengths = _list_lengths(model.config)
     for name, tensor in model.state_dict().items():
         if not tensor.numel():
             continue
-        key = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), name.rsplit(".", 1)[-1])
-        if key not in known:
-            known[key] = _stored(name, tensor, lengths)
+        made = _stored(name, tensor, lengths)
+        stored = known.setdefault((_fingerprint(made), made.dtype, tuple(made.shape), name.rsplit(".", 1)[-1]), made)
         theirs = f"atomic_model.{their_name(name)}"
-        yield theirs, known[key]
+        yield theirs, stored
         if ".networks." in theirs:
-            yield theirs.replace(".networks.", "._networks."), known[key]
+            yield theirs.replace(".networks.", "._networks."), stored
     nothing = torch.zeros(0, dtype=getattr(torch, model.config.descriptor.precision))
     for block in lengths:
         if block != "repformer":
@@ -152,6 +155,11 @@ def _tensors(potential: Potential, known: dict[tuple[Any, ...], Tensor]) -> Iter
     default = model.config.fitting_net.default_fparam
     if default is not None and model.config.fitting_net.numb_fparam:
         yield "atomic_model.fitting_net.default_fparam_tensor", model.fitting.fparam_avg.new_tensor(default).cpu()
+
+
+def _fingerprint(tensor: Tensor) -> bytes:
+    """Tells tensors apart by their numbers: heads share what is equal, also where each was read on its own."""
+    return hashlib.sha256(tensor.numpy().tobytes()).digest()
 
 
 def _stored(name: str, tensor: Tensor, lengths: Mapping[str, int]) -> Tensor:
@@ -176,7 +184,14 @@ def _list_lengths(config: ModelConfig) -> dict[str, int]:
     return lengths | ({"three_body": descriptor.three_body.nsel} if descriptor.three_body else {})
 
 
-def _standard(potential: Potential) -> StandardModel:
+def standard_model(potential: Potential) -> StandardModel:
+    """The descriptor with a fitting net a file can hold.
+
+    Raises
+    ------
+    UnsupportedModelError
+        For everything else, and for compressed models.
+    """
     if not isinstance(potential.model, StandardModel):
         raise UnsupportedModelError(
             f"a {type(potential.model).__name__} cannot be written, only a single deep potential"
@@ -186,9 +201,10 @@ def _standard(potential: Potential) -> StandardModel:
     return potential.model
 
 
-def _section(potential: Potential, notes: HeadNotes) -> dict[str, Any]:
+def section_of(potential: Potential, notes: HeadNotes | None = None) -> dict[str, Any]:
     """The configuration as DeePMD-kit stores it: every option explicit."""
-    model = _standard(potential)
+    notes = notes or HeadNotes()
+    model = standard_model(potential)
     config = model.config
     return {
         "type_map": list(config.type_map),

@@ -6,25 +6,18 @@ DeePMD-kit is passed over.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..option_values import short, table
-from .heads import Sharing
+from .deepmd_model import check_section, frozen_parts, head_of_section, multi_task, only, refuse
 from .loss import LossConfig, Prefactor
-from .options import joined, unknown_key
 from .sampling import BatchSize, parse_batch_size
 from .schedules import LearningRateConfig
 from .settings import DEFAULT_HEAD, DataConfig, HeadConfig, OptimizerConfig, OutputConfig, TrainingConfig
 
 _STEPS = ("numb_steps", "stop_batch", "num_step", "num_steps", "numb_step")
-_NO_MATTER = frozenset(  # messages, files and speed
-    "_comment comment disp_training time_training profiling profiling_file enable_profiler disp_avg stat_file "
-    "stat_file_mode tensorboard_freq enable_compile enable_tf32 zero_stage acc_freq neighbor_graph_method "
-    "ema_ckpt_keep".split()
-)
 _TRAINING = frozenset(
     "training_data validation_data data_dict model_prob seed disp_file disp_freq save_ckpt save_freq max_ckpt_keep "
     "gradient_max_norm enable_ema ema_decay tensorboard tensorboard_log_dir opt_type adam_beta1 adam_beta2 "
@@ -42,75 +35,26 @@ def settings_of_input(data: Mapping[str, Any]) -> TrainingConfig:
     ValueError
         For keys that are not known or not supported, and wrong values.
     """
-    _only(data, {"model", "learning_rate", "loss", "loss_dict", "training", "optimizer", "validating"}, "")
+    only(data, {"model", "learning_rate", "loss", "loss_dict", "training", "optimizer", "validating"}, "")
     training = table(data.get("training"), "training")
-    _only(training, _TRAINING, "training")
-    _refuse(training, "training", change_bias_after_training=False)
+    only(training, _TRAINING, "training")
+    refuse(training, "training", change_bias_after_training=False)
     if table(data.get("validating", {}), "validating").get("full_validation", False):
         raise ValueError("validating.full_validation is not supported; validation errors are in the log anyway")
     model = table(data.get("model"), "model")
-    sections, sharing = _multi_task(model) if "model_dict" in model else ({DEFAULT_HEAD: dict(model)}, ())
+    sections, sharing = multi_task(model) if "model_dict" in model else ({DEFAULT_HEAD: dict(model)}, ())
     for head, section in sections.items():
-        _check_section(section, "model" if head == DEFAULT_HEAD else f"model.model_dict.{head}")
+        check_section(section, "model" if head == DEFAULT_HEAD else f"model.model_dict.{head}")
     return TrainingConfig(
         heads=_heads(data, training, sections),
         steps=_steps(training),
         sharing=sharing,
         learning_rate=_learning_rate(data, training),
         optimizer=_optimizer(data, training),
-        freeze=_frozen(sections),
+        freeze=frozen_parts(sections),
         seed=int(training.get("seed") or 0),
         output=_output(training),
     )
-
-
-def _only(data: Mapping[str, Any], known: Any, path: str) -> None:
-    for key in data:
-        if key not in known and key not in _NO_MATTER:
-            raise ValueError(unknown_key(path, key, known).replace("not a known key", "not supported"))
-
-
-def _refuse(data: Mapping[str, Any], path: str, **neutral: Any) -> None:
-    """Refuse options that are set to anything but what does nothing."""
-    for key, value in neutral.items():
-        if data.get(key, value) not in (value, None):
-            raise ValueError(f"{joined(path, key)} = {short(data[key])} is not supported")
-
-
-def _multi_task(model: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], tuple[Sharing, ...]]:
-    """Sections of all heads with links to the shared dictionary resolved, and what is shared by them."""
-    _only(model, {"shared_dict", "model_dict", "finetune_head"}, "model")
-    shared = table(model.get("shared_dict", {}), "model.shared_dict")
-    sections: dict[str, dict[str, Any]] = {}
-    links: dict[tuple[str, str], dict[str, int]] = {}
-    for head, raw in table(model["model_dict"], "model.model_dict").items():
-        path = f"model.model_dict.{head}"
-        section = dict(table(raw, path))
-        for part in ("type_map", "descriptor", "fitting_net"):
-            if not isinstance(section.get(part), str):
-                continue
-            name, _, level = section[part].partition(":")
-            if name not in shared:
-                raise ValueError(
-                    f"{path}.{part}: there is no {name!r} in model.shared_dict, which has {sorted(shared)}"
-                )
-            section[part] = copy.deepcopy(shared[name])
-            if part != "type_map":
-                links.setdefault((part, name), {})[head] = int(level or 0)
-        sections[head] = section
-    sharing = [Sharing(part, levels) for (part, _), levels in links.items() if len(levels) > 1]  # type: ignore[arg-type]  # one of two parts
-    return sections, tuple(sharing)
-
-
-def _check_section(section: Mapping[str, Any], path: str) -> None:
-    _refuse(section, path, preset_out_bias=None, finetune_head=None)
-    descriptor = table(section.get("descriptor"), f"{path}.descriptor")
-    for part, key in ((descriptor, "sel"), *((descriptor.get(b) or {}, "nsel") for b in ("repinit", "repformer"))):
-        if isinstance(part, Mapping) and isinstance(part.get(key), str):
-            raise ValueError(f"{path}.descriptor: {key} = {short(part[key])} is not supported; give a number")
-    fitting = table(section.get("fitting_net"), f"{path}.fitting_net")
-    if fitting.get("type", "ener") != "ener":
-        raise ValueError(f"{path}.fitting_net.type {short(fitting['type'])}: only energies can be trained so far")
 
 
 def _heads(
@@ -120,7 +64,7 @@ def _heads(
         if "data_dict" in training or "loss_dict" in data:
             raise ValueError("training.data_dict and loss_dict belong to a multi-task model (model.model_dict)")
         loss = _loss(table(data.get("loss", {}), "loss"), "loss")
-        return {DEFAULT_HEAD: HeadConfig(sections[DEFAULT_HEAD], _data(training, "training"), loss)}
+        return {DEFAULT_HEAD: head_of_section(sections[DEFAULT_HEAD], "model", _data(training, "training"), loss)}
     data_dict = table(training.get("data_dict"), "training.data_dict")
     losses = table(data.get("loss_dict", {}), "loss_dict")
     probabilities = table(training.get("model_prob", {}), "training.model_prob")
@@ -129,13 +73,13 @@ def _heads(
         raise ValueError(f"{unknown[0]!r} is not one of the heads {sorted(sections)} of model.model_dict")
     heads = {}
     for head, section in sections.items():
-        section = dict(section)
         path = f"training.data_dict.{head}"
-        heads[head] = HeadConfig(
-            model=section,
-            data=_data(table(data_dict.get(head), path), path),
-            loss=_loss(table(losses.get(head, {}), f"loss_dict.{head}"), f"loss_dict.{head}"),
-            probability=float(probabilities.get(head, 0.0 if probabilities else 1.0)),
+        heads[head] = head_of_section(
+            section,
+            f"model.model_dict.{head}",
+            _data(table(data_dict.get(head), path), path),
+            _loss(table(losses.get(head, {}), f"loss_dict.{head}"), f"loss_dict.{head}"),
+            float(probabilities.get(head, 0.0 if probabilities else 1.0)),
         )
     return {head: config for head, config in heads.items() if config.probability > 0}
 
@@ -143,10 +87,10 @@ def _heads(
 def _data(data: Mapping[str, Any], path: str) -> DataConfig:
     known = {"systems", "batch_size", "auto_prob", "auto_prob_style", "sys_probs", "sys_weights", "rglob_patterns"}
     train, where = table(data.get("training_data"), f"{path}.training_data"), f"{path}.training_data"
-    _only(train, known | {"min_pair_dist"}, where)
-    _refuse(train, where, min_pair_dist=0)
+    only(train, known | {"min_pair_dist"}, where)
+    refuse(train, where, min_pair_dist=0)
     valid = table(data.get("validation_data") or {"systems": []}, f"{path}.validation_data")
-    _only(valid, known | {"numb_btch", "numb_batch"}, f"{path}.validation_data")
+    only(valid, known | {"numb_btch", "numb_batch"}, f"{path}.validation_data")
     patterns = train.get("rglob_patterns") or [None]
     if len(patterns) > 1:
         raise ValueError(f"{where}.rglob_patterns: one pattern is supported, found {len(patterns)}")
@@ -200,9 +144,9 @@ def _system_weights(data: Mapping[str, Any], path: str) -> Any:
 def _loss(data: Mapping[str, Any], path: str) -> LossConfig:
     names = {f"{side}_pref_{quantity}" for side in ("start", "limit") for quantity in (*_LOSS, "h", "gf")}
     others = {"type", "loss_func", "use_huber", "huber_delta", "relative_f", "f_use_norm", "intensive_ener_virial"}
-    _only(data, names | others | {"enable_atom_ener_coeff", "numb_generalized_coord", "use_default_pf"}, path)
+    only(data, names | others | {"enable_atom_ener_coeff", "numb_generalized_coord", "use_default_pf"}, path)
     neutral = dict.fromkeys(("start_pref_h", "limit_pref_h", "start_pref_gf", "limit_pref_gf"), 0)
-    _refuse(data, path, type="ener", enable_atom_ener_coeff=False, numb_generalized_coord=0, **neutral)
+    refuse(data, path, type="ener", enable_atom_ener_coeff=False, numb_generalized_coord=0, **neutral)
     prefactors = {}
     for quantity, name in _LOSS.items():
         start, limit = _DEFAULTS.get(quantity, (0.0, 0.0))
@@ -236,7 +180,7 @@ def _learning_rate(data: Mapping[str, Any], training: Mapping[str, Any]) -> Lear
     kind = rate.get("type", "exp")
     if kind not in own:
         raise ValueError(f"{path}.type {short(kind)} is not supported; supported: {', '.join(own)}")
-    _only(rate, common | own[kind] | {"scale_by_worker"}, path)
+    only(rate, common | own[kind] | {"scale_by_worker"}, path)
     start = float(rate.get("start_lr", 1e-3))
     ratio = rate.get("stop_lr_ratio")
     stop = start * float(ratio) if ratio is not None else float(rate.get("stop_lr") or 1e-5)
@@ -259,7 +203,7 @@ def _learning_rate(data: Mapping[str, Any], training: Mapping[str, Any]) -> Lear
 
 def _optimizer(data: Mapping[str, Any], training: Mapping[str, Any]) -> OptimizerConfig:
     section = table(data.get("optimizer", {}), "optimizer")
-    _only(section, {"type", "adam_beta1", "adam_beta2", "weight_decay"}, "optimizer")
+    only(section, {"type", "adam_beta1", "adam_beta2", "weight_decay"}, "optimizer")
     path, kind = ("optimizer.type", section.get("type")) if section else ("training.opt_type", training.get("opt_type"))
     if kind not in (None, "Adam", "AdamW"):
         raise ValueError(f"{path} {short(kind)} is not supported; supported: Adam, AdamW")
@@ -274,22 +218,10 @@ def _optimizer(data: Mapping[str, Any], training: Mapping[str, Any]) -> Optimize
     )
 
 
-def _frozen(sections: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """Parts with ``trainable: false``, which must be the same in all heads."""
-    frozen = []
-    for part, name in (("descriptor", "descriptor"), ("fitting_net", "fitting")):
-        values = [section[part].get("trainable", True) for section in sections.values()]
-        if any(value is not values[0] for value in values) or not isinstance(values[0], bool):
-            raise ValueError(f"{part}.trainable should be true or false, the same in all heads, found {values}")
-        if not values[0]:
-            frozen.append(name)
-    return tuple(frozen)
-
-
 def _output(training: Mapping[str, Any]) -> OutputConfig:
     every = int(training.get("disp_freq", 1000))
     return OutputConfig(
-        checkpoint=str(Path(training.get("save_dir", ".")) / f"{training.get('save_ckpt', 'model.ckpt')}.pt"),
+        checkpoint=str(Path(training.get("save_dir") or ".") / f"{training.get('save_ckpt', 'model.ckpt')}.pt"),
         save_every=int(training.get("save_freq", 1000)),
         keep=int(training.get("max_ckpt_keep", 5)),
         log=str(training.get("disp_file", "lcurve.out")),

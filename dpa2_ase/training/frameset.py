@@ -29,6 +29,7 @@ class Batch:
     force_weights: Tensor | None  # (N,)
     fparam: Tensor | None  # (S, numb_fparam)
     aparam: Tensor | None  # (N, numb_aparam)
+    weights: Tensor | None = None  # (S,) factors of the structures in a loss, of one with none 1
 
 
 class FrameSet:
@@ -129,6 +130,7 @@ class FrameSet:
             virial=of_structures("virial", (3, 3)),
             atomic_energies=labels_of_atoms("atomic_energies"),
         )
+        weights = of_structures("weight", ())
         n_fparam = next((len(f.fparam) for f in frames if f.fparam is not None), 0)
         n_aparam = next((f.aparam.shape[1] for f in frames if f.aparam is not None), 0)
         return Batch(
@@ -138,6 +140,7 @@ class FrameSet:
             force_weights=of_atoms("force_weights"),
             fparam=of_structures("fparam", (n_fparam,)),
             aparam=of_atoms("aparam", (n_aparam,)),
+            weights=None if weights is None else weights.nan_to_num(1.0),
         )
 
 

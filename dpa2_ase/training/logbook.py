@@ -75,7 +75,7 @@ def _board(folder: str) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ModuleNotFoundError(
-            "output.tensorboard needs the package tensorboard: pip install tensorboard"
+            "output.tensorboard needs the package tensorboard: pip install 'dpa2-ase[train]'"
         ) from error
     return SummaryWriter(folder)
 

@@ -75,16 +75,19 @@ def loss_terms(config: LossConfig, prediction: Prediction, batch: Batch, ratio: 
     ratio
         The learning rate over the first one.
     """
-    labels, n_atoms = batch.labels, batch.n_atoms
+    labels, n_atoms, of_frames = batch.labels, batch.n_atoms, batch.weights
     terms: list[Term] = []
 
     def add(prefactor: Prefactor, values: Tensor | None, known: Tensor | None) -> None:
-        """`values` (n, ...) with rows that are `known` (n,)."""
+        """`values` (n, ...) of structures or atoms, with rows that are `known` (n,)."""
         if values is None or known is None:
             terms.append(Term(prefactor.at(ratio), n_atoms.new_zeros(()), n_atoms.new_zeros(())))
         else:
-            chosen = values[known]
-            terms.append(Term(prefactor.at(ratio), chosen.sum(), n_atoms.new_tensor(chosen.numel())))
+            count = n_atoms.new_tensor(values[known].numel())
+            if of_frames is not None:
+                rows = of_frames if len(values) == len(of_frames) else of_frames[batch.graph.structure]
+                values = values * rows.reshape(-1, *[1] * (values.ndim - 1))
+            terms.append(Term(prefactor.at(ratio), values[known].sum(), count))
 
     if config.energy.is_used:
         error = _difference(prediction.energy, labels.energy)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from ase.data import atomic_numbers
 
 from .data.checks import Kind, Limits
+from .data.files import read_frames
 from .heads import Sharing
 from .loss import LossConfig, Prefactor
 from .options import fill, joined
-from .presets import PRESETS, preset
+from .presets import preset
 from .sampling import BatchSize, parse_batch_size
 from .schedules import LearningRateConfig
 
 DEFAULT_HEAD = "Default"
+Derivatives = Literal["auto", "exact", "difference"]
 _AUTO_128, _AUTO_512 = BatchSize("auto", 128), BatchSize("auto", 512)
 
 
@@ -33,6 +37,7 @@ class DataConfig:
     system_weights: Literal["frames", "equal"] | tuple[tuple[int, int, float], ...] = "frames"  # or runs of systems
     keys: dict[str, str] = field(default_factory=dict)  # names of labels, see `LabelKeys`
     pattern: str | None = None  # of systems below a folder
+    isolated_atoms: tuple[str, ...] = ()  # files of single atoms: their energies become the energy bias
     filter: tuple[Kind, ...] = ("shape", "not-finite", "no-labels")  # kinds of findings whose frames are left out
     limits: Limits = field(default_factory=Limits)  # from where on a frame is listed
 
@@ -46,6 +51,7 @@ class HeadConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     probability: float = 1.0
     finetune_head: str | None = None  # head of the pretrained model to start from; RANDOM for a new fitting net
+    atomic_energies: dict[str, float] = field(default_factory=dict)  # eV: energy biases that are not fitted
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class TrainingConfig:
     learning_rate: LearningRateConfig = field(default_factory=LearningRateConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     freeze: tuple[str, ...] = ()  # beginnings of parameter names, such as descriptor or descriptor.repinit
+    derivatives: Derivatives = "auto"  # of the loss; difference: fast, with compiled kernels (see training.difference)
     seed: int = 0
     output: OutputConfig = field(default_factory=OutputConfig)
 
@@ -101,7 +108,7 @@ class _Terms:
 
     energy: tuple[float, ...] = (0.02, 1.0)
     forces: tuple[float, ...] = (1000.0, 1.0)
-    virial: tuple[float, ...] = (0.0,)
+    virial: tuple[float, ...] = (0.02, 1.0)  # where there are virials
     atomic_energies: tuple[float, ...] = (0.0,)
     weighted_forces: tuple[float, ...] = (0.0,)
     function: Literal["mse", "mae", "huber"] = "mse"
@@ -122,6 +129,8 @@ class _Data:
     weights: tuple[float, ...] | None = None
     keys: dict[str, str] = field(default_factory=dict)
     pattern: str | None = None
+    isolated_atoms: tuple[str, ...] = ()
+    atomic_energies: dict[str, float] = field(default_factory=dict)
     filter: tuple[Kind, ...] = DataConfig.filter
     limits: Limits = field(default_factory=Limits)
     loss: _Terms | None = None
@@ -131,8 +140,8 @@ class _Data:
 
 @dataclass(frozen=True)
 class _File:
-    elements: tuple[str, ...]
-    steps: int
+    elements: tuple[str, ...] = ()
+    steps: int = 100_000
     model: str | dict[str, Any] = "small"
     precision: Literal["float32", "float64"] = "float32"
     data: _Data | None = None
@@ -141,6 +150,7 @@ class _File:
     learning_rate: LearningRateConfig = field(default_factory=LearningRateConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     freeze: tuple[str, ...] = ()
+    derivatives: Derivatives = "auto"
     seed: int = 0
     output: OutputConfig = field(default_factory=OutputConfig)
 
@@ -166,20 +176,21 @@ def read_settings(path: str | Path) -> TrainingConfig:
 
             config = settings_of_input(content)
         else:
-            config = settings_of_table(content)
+            config = settings_of_table(content, path.parent)
     except ValueError as error:
         raise type(error)(f"{path}: {error}") from None
     return relative_to(config, path.parent)
 
 
-def settings_of_table(content: Any) -> TrainingConfig:
-    """The settings a YAML table of this package asks for."""
+def settings_of_table(content: Any, folder: Path = Path()) -> TrainingConfig:
+    """The settings a YAML table of this package asks for; without `elements`, those of the data below `folder`."""
     file = fill(_File, content, "")
     if (file.data is None) == (not file.heads):
         raise ValueError("either data (one head) or heads (several) should say what to train on")
-    section = preset(file.model, file.elements, file.precision) if isinstance(file.model, str) else dict(file.model)
-    section = {"type_map": list(file.elements)} | section
     groups = dict(file.heads) if file.data is None else {DEFAULT_HEAD: file.data}
+    elements = file.elements or _elements(groups.values(), folder)
+    section = preset(file.model, elements, file.precision) if isinstance(file.model, str) else dict(file.model)
+    section = {"type_map": list(elements)} | section
     heads = {}
     for name, data in groups.items():
         path = joined("heads", name) if file.heads else "data"
@@ -189,6 +200,7 @@ def settings_of_table(content: Any) -> TrainingConfig:
             loss=_loss(data.loss or file.loss, joined(path, "loss") if data.loss else "loss"),
             probability=data.probability,
             finetune_head=data.finetune_head,
+            atomic_energies=data.atomic_energies,
         )
     levels = dict.fromkeys(heads, 0)
     return TrainingConfig(
@@ -198,9 +210,18 @@ def settings_of_table(content: Any) -> TrainingConfig:
         learning_rate=file.learning_rate,
         optimizer=file.optimizer,
         freeze=file.freeze,
+        derivatives=file.derivatives,
         seed=file.seed,
         output=file.output,
     )
+
+
+def _elements(groups: Iterable[_Data], folder: Path) -> tuple[str, ...]:
+    """Elements of the frames to train on, by atomic number; names that are no elements last."""
+    entries = [(folder / entry, data.pattern) for data in groups for entry in data.train]
+    frames = [frame for entry, pattern in entries for frame in read_frames(entry, pattern=pattern)]
+    found = {symbol for frame in frames for symbol in frame.symbols}
+    return tuple(sorted(found, key=lambda name: (atomic_numbers.get(name, 1000), name)))
 
 
 def _data(data: _Data, path: str) -> DataConfig:
@@ -213,6 +234,7 @@ def _data(data: _Data, path: str) -> DataConfig:
         weights=data.weights,
         keys=data.keys,
         pattern=data.pattern,
+        isolated_atoms=data.isolated_atoms,
         filter=data.filter,
         limits=data.limits,
     )
@@ -242,35 +264,9 @@ def relative_to(config: TrainingConfig, folder: Path) -> TrainingConfig:
     def moved(paths: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(str(folder / path) for path in paths)
 
-    heads = {
-        name: replace(head, data=replace(head.data, train=moved(head.data.train), valid=moved(head.data.valid)))
-        for name, head in config.heads.items()
-    }
+    def of_head(data: DataConfig) -> DataConfig:
+        paths = {name: moved(getattr(data, name)) for name in ("train", "valid", "isolated_atoms")}
+        return replace(data, **paths)  # type: ignore[arg-type]  # three fields of paths
+
+    heads = {name: replace(head, data=of_head(head.data)) for name, head in config.heads.items()}
     return replace(config, heads=heads)
-
-
-TEMPLATE = f"""\
-# Settings of a training; run it with: dpa2 train FILE
-elements: [O, H]              # what the model will know, in this order
-steps: 100000
-model: small                  # {", ".join(PRESETS)}, or a model section as DeePMD-kit's
-precision: float32            # of the nets
-data:
-  train: [path/to/train.xyz]  # whatever ASE reads, DeePMD systems (folders, .hdf5, LMDB) or folders of such
-  valid: [path/to/valid.xyz]
-  batch: auto:128             # frames until there are so many atoms; also max:N or a number of frames
-  filter: [shape, not-finite, no-labels]    # frames to leave out; also large-force, large-pressure, duplicate ...
-  limits: {{force: 30.0, pressure: 100.0}}    # what is large: eV/Å, GPa
-# several levels of theory share one descriptor; instead of data:
-# heads:
-#   water: {{train: [water/], valid: [water-valid/], probability: 1.0}}
-#   metals: {{train: [metals.xyz], probability: 2.0}}
-loss:                         # weights, from [start] to [limit] as the learning rate falls
-  energy: [0.02, 1.0]
-  forces: [1000.0, 1.0]
-  virial: [0.02, 1.0]
-learning_rate: {{schedule: exp, start: 1.0e-3, stop: 1.0e-6, decay_steps: 1000, warmup: 0}}
-optimizer: {{type: adam, clip: 10.0, ema: 0.999}}
-output: {{checkpoint: model.pt, log: log.csv, log_every: 100, validate_every: 1000, save_every: 1000}}
-seed: 1
-"""

@@ -12,18 +12,27 @@ import torch
 from torch import nn
 
 from ..checkpoint import heads as heads_of_file
-from ..checkpoint import load_potential
+from ..checkpoint import load_potential, read_checkpoint
+from ..checkpoint.writing import HeadNotes, write_checkpoint
 from ..model import Potential
 from ..nn.repformer import Repformer
 from ..nn.se_atten import SeAtten
 from ..nn.three_body import ThreeBody
+from .biases import borrow_biases
 from .data.checks import check_frames
-from .data.files import System, read_systems
+from .data.files import System, read_frames, read_systems
 from .data.frames import Frame, LabelKeys
 from .frameset import FrameSet
 from .heads import Heads, Sharing, number_heads, random_potential
 from .settings import DataConfig, HeadConfig, TrainingConfig
-from .statistics import change_energy_bias, set_energy_bias, set_environment_statistics
+from .statistics import (
+    change_energy_bias,
+    energy_bias,
+    energy_error,
+    set_energy_bias,
+    set_environment_statistics,
+    write_energy_bias,
+)
 
 logger = logging.getLogger("dpa2_ase")
 RANDOM = "RANDOM"
@@ -137,8 +146,43 @@ def prepare_new(config: TrainingConfig, heads: Heads, data: Mapping[str, HeadDat
     train = {name: d.train for name, d in data.items()}
     set_environment_statistics(heads, train, config.probabilities, _mean_is_zero(first), config.seed)
     for name, potential in heads.items():
-        set_energy_bias(potential, train[name], config.seed)
+        set_energy_bias(potential, train[name], config.seed, energies_of_atoms(config.heads[name]))
         _normalize_parameters(heads, name, train[name])
+    _borrow(heads, train, config)
+
+
+def energies_of_atoms(head: HeadConfig) -> dict[str, float]:
+    """Energies of elements that the settings give, eV: by name, or as a file of isolated atoms.
+
+    Raises
+    ------
+    ValueError
+        For a file with anything but single atoms with energies.
+    """
+    found = {}
+    for path in head.data.isolated_atoms:
+        for number, frame in enumerate(read_frames(path, keys=LabelKeys(**head.data.keys))):
+            if len(frame) != 1 or frame.energy is None:
+                raise ValueError(
+                    f"{path}, frame {number}: one atom with an energy was expected, found {len(frame)} atoms"
+                )
+            found[frame.symbols[0]] = frame.energy
+    return found | head.atomic_energies
+
+
+def _borrow(heads: Heads, train: Mapping[str, FrameSet], config: TrainingConfig) -> None:
+    """Biases of elements a head has not seen, from heads that have."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, potential in heads.items():
+        groups.setdefault(tuple(potential.type_map), []).append(name)
+    counts = {name: frames.counts(range(len(frames))).sum(axis=0) for name, frames in train.items()}
+    for names, members in groups.items():
+        for name in members:  # known energies count as seen
+            known = energies_of_atoms(config.heads[name])
+            counts[name] = counts[name] + np.array([n in known for n in names])
+        biases = {name: energy_bias(heads[name]) for name in members}
+        for name, bias in borrow_biases(biases, counts, members).items():
+            write_energy_bias(heads[name], bias)
 
 
 def _mean_is_zero(head: HeadConfig) -> dict[type[nn.Module], bool]:
@@ -220,6 +264,29 @@ def prepare_finetuned(heads: Heads, data: Mapping[str, HeadData], seed: int) -> 
         if not bool(bias.any()):
             set_energy_bias(potential, data[name].train, seed)
         change_energy_bias(potential, data[name].train, seed)
+
+
+def change_bias(
+    model: str | Path, data: Sequence[str], output: Path, head: str | None = None, seed: int = 0
+) -> tuple[float, float]:
+    """Fit the energies of atoms of one head to the energies of `data`, and write all heads to a new checkpoint.
+
+    Returns
+    -------
+    before, after
+        Root mean square errors of the energies, eV/atom, of up to 200 frames.
+    """
+    known = heads_of_file(model)
+    potentials = {name: load_potential(model, name) for name in known}
+    chosen = read_checkpoint(model, head).head
+    frames = frame_set([frame for entry in data for frame in read_frames(entry)], potentials[chosen])
+    if not any(frame.energy is not None for frame in frames.frames):
+        raise ValueError(f"{', '.join(data)}: no frame has an energy to fit to")
+    before = energy_error(potentials[chosen], frames, seed)
+    change_energy_bias(potentials[chosen], frames, seed)
+    notes = {name: HeadNotes(observed=info.observed or (), aliases=info.aliases) for name, info in known.items()}
+    write_checkpoint(output, potentials, notes=notes)
+    return before, energy_error(potentials[chosen], frames, seed)
 
 
 def with_model(config: TrainingConfig, heads: Heads) -> TrainingConfig:

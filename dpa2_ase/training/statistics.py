@@ -24,6 +24,7 @@ from ..nn.environment import Environment
 from ..nn.repformer import Repformer
 from ..nn.se_atten import SeAtten
 from ..nn.three_body import ThreeBody
+from .biases import fit_biases
 from .frameset import FrameSet
 from .heads import Heads
 
@@ -124,40 +125,68 @@ def set_environment_statistics(
         sums.apply(mean_is_zero)
 
 
-def fit_biases(counts: np.ndarray, energies: np.ndarray) -> np.ndarray:
-    """Energies of the types (T,), eV, whose sums are nearest to `energies` (F,) for `counts` (F, T) of atoms.
+def energy_bias(potential: Potential) -> np.ndarray:
+    """Energy of every type beside the net's, (T,), eV."""
+    return potential.model.get_buffer("out_bias")[:, 0].cpu().numpy().copy()
 
-    Least squares of smallest norm: types that do not occur get zero, and so do differences the data does not tell.
+
+def write_energy_bias(potential: Potential, bias: np.ndarray) -> None:
+    """Replace the energies of the types."""
+    potential.model.get_buffer("out_bias").copy_(torch.from_numpy(bias)[:, None])
+
+
+def set_energy_bias(
+    potential: Potential, frames: FrameSet, seed: int, known: Mapping[str, float] | None = None
+) -> None:
+    """Fit the bias of every type to the energies of the data.
+
+    Parameters
+    ----------
+    known
+        Energies of elements that are not fitted, eV, such as those of isolated atoms. Types that neither occur in the
+        data nor are known get zero, as in DeePMD-kit.
     """
-    return np.linalg.lstsq(counts, energies, rcond=None)[0]
-
-
-def set_energy_bias(potential: Potential, frames: FrameSet, seed: int) -> None:
-    """Fit the bias of every type to the energies of the data."""
+    names = potential.type_map
+    unknown = sorted(set(known or ()) - set(names))
+    if unknown:
+        raise ValueError(f"energies of atoms are given for {unknown}, which are not in the type map {list(names)}")
+    bias = np.array([(known or {}).get(name, 0.0) for name in names], dtype=float)
     chosen = [i for i in sample(frames, seed) if frames.frames[i].energy is not None]
     if chosen:
-        energies = np.array([frames.frames[i].energy for i in chosen], dtype=float)
-        _write_bias(potential, fit_biases(frames.counts(chosen), energies))
+        counts = frames.counts(chosen)
+        rest = np.array([frames.frames[i].energy for i in chosen], dtype=float) - counts @ bias
+        counts[:, [name in (known or {}) for name in names]] = 0
+        bias += fit_biases(counts, rest, around_mean=True)
+    write_energy_bias(potential, bias)
 
 
 def change_energy_bias(potential: Potential, frames: FrameSet, seed: int, limit: int = 200) -> None:
-    """Shift the bias by a fit to the errors of the model's energies; for a model that meets another level of theory."""
+    """Shift the bias by a fit to the errors of the model's energies; for a model that meets another level of theory.
+
+    Elements that do not occur in `frames` keep their bias.
+    """
+    counts, missed = _missed_energies(potential, frames, seed, limit)
+    if len(missed):
+        write_energy_bias(potential, energy_bias(potential) + fit_biases(counts, missed))
+
+
+def energy_error(potential: Potential, frames: FrameSet, seed: int, limit: int = 200) -> float:
+    """Root mean square error of energies, eV/atom."""
+    counts, missed = _missed_energies(potential, frames, seed, limit)
+    return float(np.sqrt(np.mean((missed / counts.sum(axis=1)) ** 2)))
+
+
+def _missed_energies(potential: Potential, frames: FrameSet, seed: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of atoms (F, T) and errors of the model's energies (F,), eV, of frames that have one."""
     chosen = [i for i in sample(frames, seed, limit) if frames.frames[i].energy is not None]
-    if not chosen:
-        return
-    predicted = []
+    predicted: list[float] = []
     for part in _parts(chosen):
         batch = frames.batch(part)
         with torch.no_grad():
             predicted += potential(batch.graph, batch.fparam, batch.aparam).tolist()
     energies = np.array([frames.frames[i].energy for i in chosen], dtype=float)
-    shift = fit_biases(frames.counts(chosen), energies - np.array(predicted))
-    _write_bias(potential, potential.model.get_buffer("out_bias")[:, 0].cpu().numpy() + shift)
+    return frames.counts(chosen), energies - np.array(predicted)
 
 
 def _parts(indices: Sequence[int]) -> Iterable[Sequence[int]]:
     return (indices[start : start + FRAMES_AT_ONCE] for start in range(0, len(indices), FRAMES_AT_ONCE))
-
-
-def _write_bias(potential: Potential, bias: np.ndarray) -> None:
-    potential.model.get_buffer("out_bias").copy_(torch.from_numpy(bias)[:, None])

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from .. import derivatives
 from ..checkpoint.writing import HeadNotes, write_checkpoint
+from ..kernels.training import TrainableTwin, trainable_obstacle
 from ..model import Potential, Prediction, differentiable
+from .difference import STEP, add_gradients, is_truncated, leaves, obstacle
 from .distributed import Processes
 from .frameset import Batch
 from .heads import Heads, parameter_name, trainable_parameters
@@ -78,6 +80,7 @@ class Trainer:
         }
         decay = config.optimizer.ema
         self.ema = {} if decay is None else {n: p.detach().clone() for n, p in self.parameters.items()}
+        self._twins: dict[str, TrainableTwin | None] = {}
         self.step_number = 0
         self.errors: dict[str, Errors] = {name: Errors() for name in heads.names}
         self.losses: dict[str, list[float]] = {name: [] for name in heads.names}
@@ -129,14 +132,33 @@ class Trainer:
         """
         loss_config = self.config.heads[head].loss
         self.optimizer.zero_grad(set_to_none=True)
-        prediction = predict(self.heads[head], batch, gradient=loss_config.needs_gradient, training=True)
+        twin = self._twin(head, batch)
+        if twin is None:
+            prediction = predict(self.heads[head], batch, gradient=loss_config.needs_gradient, training=True)
+        else:
+            prediction = leaves(predict(twin.by_geometry, batch, gradient=True, training=False))
         loss = self._loss(loss_config, prediction, batch, ratio)
         loss.backward()
+        if twin is not None:
+            add_gradients(twin.by_parameters, batch, prediction, STEP[twin.dtype])
         self.processes.sum_gradients(self.parameters.values())
         value = float(self.processes.total(loss.detach()))
         self.errors[head].add(prediction, batch)
         self.losses[head].append(value)
         return value
+
+    def _twin(self, head: str, batch: Batch) -> TrainableTwin | None:
+        """What computes this batch faster than the reference, if anything does."""
+        wanted, potential = self.config.derivatives, self.heads[head]
+        if wanted == "exact" or not self.config.heads[head].loss.needs_gradient:
+            return None
+        if head not in self._twins:
+            reason = obstacle(potential) or trainable_obstacle(potential)
+            if reason is not None and wanted == "difference":
+                raise ValueError(f"derivatives: difference does not work for head {head!r}: {reason}")
+            self._twins[head] = None if reason else TrainableTwin(potential)
+        twin = self._twins[head]
+        return None if twin is None or is_truncated(potential, batch) else twin
 
     def _loss(self, config: LossConfig, prediction: Prediction, batch: Batch, ratio: float) -> Tensor:
         terms = loss_terms(config, prediction, batch, ratio)
@@ -215,7 +237,9 @@ class Trainer:
             for indices in fixed_batches(frames.n_atoms, data.valid_batch, self.config.seed, count):
                 batch = frames.batch(indices, self.device)
                 has_derivatives = batch.labels.forces is not None or batch.labels.virial is not None
-                errors.add(predict(self.heads[head], batch, gradient=has_derivatives, training=False), batch)
+                twin = self._twin(head, batch)
+                potential = self.heads[head] if twin is None else twin.by_geometry
+                errors.add(predict(potential, batch, gradient=has_derivatives, training=False), batch)
         return errors
 
     def averaged(self) -> _Exchange:

@@ -16,6 +16,9 @@ from pathlib import Path
 
 import torch
 import yaml
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import read, write
 
 from dpa2_ase.training.run import make_trainer
 from dpa2_ase.training.settings import TrainingConfig, relative_to, settings_of_table
@@ -33,6 +36,31 @@ def settings(data: Path, derivatives: str) -> TrainingConfig:
             head.setdefault(name, value)
     table["derivatives"] = derivatives
     return relative_to(settings_of_table(table), data.resolve())
+
+
+def corrected(data: Path, folder: Path) -> Path:
+    """A folder of the same data sets, in which yz and xz of the stresses of Mo, Ni and Cu in mlearn are exchanged.
+
+    Upstream has them in the wrong order: strained perfect crystals show stresses in the component that is not strained.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in data.resolve().iterdir():
+        target = folder / source.name
+        if source.name != "metals_mlearn_pbe" and not target.exists():
+            target.symlink_to(source)
+        elif source.name == "metals_mlearn_pbe" and not target.exists():
+            target.mkdir()
+            for file in source.glob("*.xyz"):
+                write(target / file.name, [_reordered(atoms) for atoms in read(file, ":")])
+    return folder
+
+
+def _reordered(atoms: Atoms) -> Atoms:
+    labels = dict(atoms.calc.results)
+    if "stress" in labels and {*atoms.symbols} <= {"Mo", "Ni", "Cu"}:
+        labels["stress"] = labels["stress"][[0, 1, 2, 4, 3, 5]]
+    atoms.calc = SinglePointCalculator(atoms, **labels)
+    return atoms
 
 
 def finishing(config: TrainingConfig, checkpoint: Path, steps: int) -> TrainingConfig:
@@ -54,8 +82,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    config = settings(options.data, options.derivatives)
-    options.out.mkdir(parents=True, exist_ok=True)
+    config = settings(corrected(options.data, options.out / "data"), options.derivatives)
     os.chdir(options.out)
     checkpoint = Path(config.output.checkpoint)
     if options.finish and not Path("finished.pt").exists():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -90,6 +92,14 @@ class Report:
             lines += [f"  … and {count - examples} more"] if count > examples else []
         return "\n".join(lines)
 
+    def csv(self) -> str:
+        """All remarks as a table: kind, frame, text; remarks about all frames have no number."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("kind", "frame", "remark"))
+        writer.writerows((f.kind, "" if f.frame is None else f.frame, f.text) for f in self.findings)
+        return stream.getvalue()
+
 
 def check_frames(
     frames: Sequence[Frame], type_map: Sequence[str] | None = None, limits: Limits | None = None
@@ -128,8 +138,10 @@ def _broken(frame: Frame, type_map: Sequence[str] | None) -> list[tuple[Kind, st
             found.append(("shape", f"{name} has shape {np.shape(value)}, {shape} was expected"))
         elif value is not None and not np.isfinite(value).all():
             found.append(("not-finite", f"{name} holds numbers that are not finite"))
-    if frame.energy is not None and not np.isfinite(frame.energy):
-        found.append(("not-finite", f"the energy is {frame.energy}"))
+    for name in ("energy", "weight"):
+        value = getattr(frame, name)
+        if value is not None and not np.isfinite(value):
+            found.append(("not-finite", f"the {name} is {value}"))
     if frame.is_periodic and frame.cell is None:
         found.append(("shape", "a periodic frame without a cell"))
     elif frame.is_periodic and abs(np.linalg.det(np.asarray(frame.cell, dtype=float))) < 1e-3 and all(frame.pbc):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,15 +183,16 @@ def _write_ase(target: Path, frames: Sequence[Frame], kind: str, names: Mapping[
         write(target, structures, format=found)
 
 
-def convert(
+def convert(  # noqa: PLR0913  # what can be chosen
     source: str | Path,
     target: str | Path,
     *,
     format: Format | str | None = None,  # as in `write_frames`
     keys: LabelKeys | None = None,
     names: Mapping[str, str] | None = None,
+    choose: Callable[[list[Frame]], list[Frame]] | None = None,
 ) -> int:
-    """Bring labelled frames from one format into another; returns their number.
+    """Bring labelled frames from one format into another; returns the number of those written.
 
     Parameters
     ----------
@@ -199,9 +200,15 @@ def convert(
         As in `read_frames`.
     target, format, names
         As in `write_frames`.
+    choose
+        Which of the frames to write, in a list of its own; all if not given.
     """
     systems = read_systems(source, keys=keys)
     frames = in_order([frame for system in systems for frame in system.frames])
+    if choose is not None:
+        frames = choose(frames)
+        if not frames:
+            raise ValueError(f"{source}: no frame is left to write")
     known = list(dict.fromkeys(name for system in systems for name in system.type_map))
     write_frames(target, frames, format=format, type_map=known or None, names=names)
     return len(frames)

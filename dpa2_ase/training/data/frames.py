@@ -35,6 +35,7 @@ class Frame:
     force_weights: np.ndarray | None = None  # (N,) DeePMD-kit's atom_pref
     fparam: np.ndarray | None = None  # (numb_fparam,)
     aparam: np.ndarray | None = None  # (N, numb_aparam)
+    weight: float | None = None  # factor of everything this frame adds to a loss; 1 if not given
     info: Mapping[str, Any] = field(default_factory=dict)  # whatever else is known of the frame
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)  # and of its atoms, first axis N
 
@@ -79,10 +80,12 @@ class LabelKeys:
     forces: str | None = None
     stress: str | None = None  # ASE's sign, six or nine numbers, eV/Å³
     virial: str | None = None  # nine numbers, eV
+    weight: str | None = None  # factor of the frame in a loss; the entry frame_weight if not given
 
 
 _OWN_RESULTS = ("energy", "forces", "stress", "energies")
 _OWN_ENTRIES = ("virial", "fparam", "aparam", "force_weights")
+_WEIGHT = "frame_weight"
 _BASIC_ARRAYS = ("numbers", "positions")
 
 
@@ -116,6 +119,7 @@ def frame_of_atoms(atoms: Atoms, keys: LabelKeys | None = None) -> Frame:
             (arrays if of_atoms else info)[RESULT + name] = np.asarray(value) if np.ndim(value) else value
     virial = _virial(atoms, named, results, info)
     entries = {name: arrays.pop(name, None) if name in arrays else info.pop(name, None) for name in _OWN_ENTRIES[1:]}
+    weight = named.get("weight", info.pop(_WEIGHT, None))
     n_atoms = len(atoms)
     has_cell = bool(atoms.cell.array.any())
     return Frame(
@@ -130,6 +134,7 @@ def frame_of_atoms(atoms: Atoms, keys: LabelKeys | None = None) -> Frame:
         force_weights=_shaped(entries["force_weights"], (n_atoms,), "force_weights"),
         fparam=_shaped(entries["fparam"], (-1,), "fparam"),
         aparam=_shaped(entries["aparam"], (n_atoms, -1), "aparam"),
+        weight=None if weight is None else float(weight),
         info=info,
         arrays=arrays,
     )
@@ -202,6 +207,8 @@ def atoms_of_frame(frame: Frame, names: Mapping[str, str] | None = None) -> Atom
         value = getattr(frame, name)
         if value is not None:
             (atoms.info if name == "fparam" else atoms.arrays)[name] = value
+    if frame.weight is not None:
+        atoms.info[_WEIGHT] = frame.weight
     results = {name: value for name, value in results.items() if value is not None}
     if results:
         atoms.calc = SinglePointCalculator(atoms)

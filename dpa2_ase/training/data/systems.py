@@ -29,6 +29,7 @@ FIELDS: dict[str, tuple[str, tuple[int | str, ...]]] = {
     "force_weights": ("atom_pref", ("N",)),
     "fparam": ("fparam", (-1,)),
     "aparam": ("aparam", ("N", -1)),
+    "weight": ("frame_weight", ()),
 }
 PER_ATOM = frozenset(
     "spin force_mag atom_dipole atomic_dipole atom_polarizability atomic_polarizability atom_dos atomic_dos "
