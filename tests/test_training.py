@@ -648,7 +648,8 @@ def test_the_benchmark_runs(data, monkeypatch, capsys):
     arguments = ["training_step.py", str(data / "train.xyz"), "--model", "tiny", "--repeats", "1", "--frames", "2"]
     monkeypatch.setattr(sys, "argv", arguments)
     training_step.main()
-    assert re.findall(r"^(float\d\d) 8 atoms", capsys.readouterr().out, flags=re.MULTILINE) == ["float64", "float32"]
+    cases = re.findall(r"^(float\d\d) 8 atoms, (\w+)", capsys.readouterr().out, flags=re.MULTILINE)
+    assert cases == [(precision, kind) for precision in ("float64", "float32") for kind in ("exact", "auto")]
 
 
 def test_tensorboard_is_optional(data, monkeypatch):

@@ -236,3 +236,12 @@ def test_pictures_of_the_readme_are_there_and_small():
     assert len(shown) == 3
     for path in shown:
         assert is_picture(TUTORIALS.parent / path)
+
+
+def test_uncertainty(run, tmp_path):
+    found = run("uncertainty.py")
+    assert all(0.1 < size < 10 for size in found["size"])  # a dozen small frames calibrate it
+    assert all(0 <= area < 0.5 for area in found["miscalibration"])
+    assert 0 < found["distance"][0] < 4  # where it would stop
+    assert (tmp_path / "metals.uncertainty.npz").exists()
+    assert is_picture(tmp_path / "uncertainty.png")

@@ -137,9 +137,8 @@ def magnitude(name: str, table: dict) -> float:
 
 
 energy, force = energies["test"], forces["test"]
-print(
-    f"CHECK size = {magnitude('test', energies):.2f} of predicted for energies, {magnitude('test', forces):.2f} for forces"
-)
+sizes = [magnitude("test", table) for table in (energies, forces)]
+print(f"CHECK size = {sizes[0]:.2f} of predicted for energies, {sizes[1]:.2f} for forces")
 print(f"CHECK miscalibration = {energy.miscalibration:.3f} for energies, {force.miscalibration:.3f} for forces")
 print(f"CHECK correlation = {energy.correlation:.2f} for energies, {force.correlation:.2f} for forces")
 print(f"CHECK distance = {np.median(distances['test']):.2f} of test frames")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..neighbors import NeighborList
     from ..topology import Topology
     from .evaluator import Pending
-    from .heads import HeadsEvaluation, HeadSet
+    from .heads import HeadSet, HeadsEvaluation
 
 
 class DPA2Calculator(Calculator):
@@ -104,7 +104,7 @@ class DPA2Calculator(Calculator):
         self,
         model: str | Path | Potential | Sequence[str | Path | Potential] | None = None,
         *,
-        head: str | None = None,
+        head: str | Sequence[str | None] | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         mode: Literal["auto", "reference", "torch", "kernels"] = "auto",
@@ -121,9 +121,18 @@ class DPA2Calculator(Calculator):
 
         self._ready = False
         fparam, aparam = copy.deepcopy(fparam), copy.deepcopy(aparam)
-        assert not isinstance(model, list | tuple)  # a list makes a `Committee`, which has its own
+        if not (head is None or isinstance(head, str)):
+            raise TypeError(
+                "a list of heads belongs to a list of models; all heads of one are in calc.evaluate_heads()"
+            )
         self.evaluator, self._origin = open_evaluator(
-            model, head=head, device=device, dtype=dtype, fparam=fparam, aparam=aparam, mode=mode
+            model,  # type: ignore[arg-type]  # a list makes a `Committee`, which has an `__init__` of its own
+            head=head,
+            device=device,
+            dtype=dtype,
+            fparam=fparam,
+            aparam=aparam,
+            mode=mode,
         )
         if uncertainty is not False:
             self._calibrate(None if uncertainty is True else Path(uncertainty))
@@ -152,11 +161,11 @@ class DPA2Calculator(Calculator):
         self._ready = True
 
     def _calibrate(self, source: Path | None) -> None:
-        from .rigidity import last_layer_of, read_rigidity
+        from .rigidity import read_rigidity, standard_model_of
 
         if self._origin is None:
             raise ValueError("a calibration belongs to a model file; give the file instead of a loaded potential")
-        last_layer_of(self.evaluator.reference)
+        standard_model_of(self.evaluator.reference)
         self.evaluator.rigidity = read_rigidity(self._origin.path, self._origin.head, source)
 
     # ---- what ASE asks --------------------------------------------------------------------------------------------
@@ -279,8 +288,8 @@ class DPA2Calculator(Calculator):
         structures
             Any sizes, compositions and periodicities.
         properties
-            Names as in `implemented_properties`; by default everything but per-atom stresses and uncertainties of forces. Energies alone
-            (``["energy"]``) are cheaper.
+            Names as in `implemented_properties`; by default everything but per-atom stresses and uncertainties of
+            forces. Energies alone (``["energy"]``) are cheaper.
 
         Returns
         -------
@@ -296,7 +305,9 @@ class DPA2Calculator(Calculator):
         """
         if isinstance(structures, Atoms) or isinstance(properties, str):
             raise TypeError("evaluate takes a list of Atoms and a list of property names, also if it is only one")
-        names = {*self.implemented_properties} - {"stresses", "forces_uncertainty"} if properties is None else {*properties}
+        names = (
+            {*self.implemented_properties} - {"stresses", "forces_uncertainty"} if properties is None else {*properties}
+        )
         self._refuse_unknown(names)
         with self.evaluator.computing():
             return self.evaluator.batch(list(structures), names, memory=self.batch_memory * GIB)

@@ -28,7 +28,7 @@ from .plan import GIB, Plan, available_memory, largest_copies
 from .properties import NEEDS_GRADIENT, PROPERTIES
 from .reader import Inputs, StructureReader, naming
 from .rigidity import NAMES as UNCERTAINTIES
-from .rigidity import ON_REQUEST, Rigidity, features_of, last_layer_of
+from .rigidity import ON_REQUEST, Rigidity, features_of, standard_model_of
 
 Results = dict[str, Any]
 VOIGT = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]  # xx, yy, zz, yz, xz, xy
@@ -127,9 +127,11 @@ class Evaluator:
                 atomic = potential.atomic(graph, inputs.fparam, inputs.aparam)
                 return Pending(graph, atomic, potential.total(atomic, graph))
             parameters = (inputs.fparam, inputs.aparam)
-            output = potential.model.represent(graph)
-            atomic = potential.model.contributions(output, graph, *parameters)
-            features = features_of(last_layer_of(self.reference), output.node, graph, *parameters)
+            model = standard_model_of(potential)
+            output = model.represent(graph)
+            atomic = model.contributions(output, graph, *parameters)
+            fitting = standard_model_of(self.reference).fitting
+            features = features_of(fitting, output.node, graph, *parameters)
             return Pending(graph, atomic, potential.total(atomic, graph), features, output.node)
 
     def energies(self, pending: Pending, structures: Sequence[Atoms]) -> list[Results]:
@@ -155,10 +157,13 @@ class Evaluator:
     @autograd()
     def forces_uncertainties(self, pending: Pending, structures: Sequence[Atoms]) -> list[Results]:
         """Standard deviation of every component of the forces (N, 3), eV/Å; one backward pass per random last layer."""
-        assert self.rigidity is not None and pending.features is not None  # asked for by name
+        assert self.rigidity is not None  # asked for by name
+        assert pending.features is not None  # as it was in the forward pass
         total = torch.zeros(pending.graph.n_atoms, 3, dtype=torch.float64, device=self.device)
         for member in torch.from_numpy(self.rigidity.members.T.copy()).to(self.device):
-            (gradient,) = torch.autograd.grad((pending.features @ member).sum(), pending.graph.vectors, retain_graph=True)
+            (gradient,) = torch.autograd.grad(
+                (pending.features @ member).sum(), pending.graph.vectors, retain_graph=True
+            )
             total += derivatives.forces(gradient, pending.graph) ** 2
         spread = self.rigidity.forces_scale * _numpy((total / self.rigidity.members.shape[1]).sqrt())
         return [{ON_REQUEST: spread[rows]} for rows in _rows(structures)]

@@ -116,7 +116,7 @@ class HeadSet:
         Parameters of structures that bring none of their own.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # as for the calculator
         self,
         path: Path,
         *,
@@ -182,9 +182,7 @@ class HeadSet:
             return str(error)
         return None
 
-    def _evaluate_group(
-        self, number: int, names: Sequence[str], atoms: Atoms, forces: bool
-    ) -> Iterator[HeadResult]:
+    def _evaluate_group(self, number: int, names: Sequence[str], atoms: Atoms, forces: bool) -> Iterator[HeadResult]:
         first = self._loaded[names[0]]
         neighbors = first.reader.neighbor_list(atoms, 0.0)
         graph = first.reader.graph([atoms], [neighbors])
@@ -275,6 +273,4 @@ def _descriptor_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 def _silent(infos: Mapping[str, HeadInfo]) -> dict[str, HeadInfo]:
     """Heads for messages, without what they were trained on: `Fit` tells that of each, so no warning has to."""
-    return {
-        name: HeadInfo(info.name, info.elements, None, info.aliases, info.kind) for name, info in infos.items()
-    }
+    return {name: HeadInfo(info.name, info.elements, None, info.aliases, info.kind) for name, info in infos.items()}

@@ -94,8 +94,8 @@ def nearest(rows: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(squared, 0.0).min(axis=1))
 
 
-def last_layer_of(potential: Potential) -> Fitting:
-    """The fitting net whose last layer is looked at.
+def standard_model_of(potential: Potential) -> StandardModel:
+    """The model whose fitting net has the last layer that is looked at.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def last_layer_of(potential: Potential) -> Fitting:
     """
     if not isinstance(potential.model, StandardModel) or potential.kind != "ener":
         raise ValueError("uncertainties are those of energy models of one descriptor and one fitting net")
-    return potential.model.fitting
+    return potential.model
 
 
 def features_of(

@@ -75,7 +75,12 @@ class StandardModel(AtomicModel):
 
     def forward(self, graph: AtomicGraph, fparam: Parameters = None, aparam: Parameters = None) -> Tensor:
         """Contributions of all atoms in float64; see `Potential.atomic` for shapes."""
-        output = self.represent(graph)
+        return self.contributions(self.represent(graph), graph, fparam, aparam)
+
+    def contributions(
+        self, output: BlockOutput, graph: AtomicGraph, fparam: Parameters = None, aparam: Parameters = None
+    ) -> Tensor:
+        """As `forward`, from the descriptor's outputs, which several models may have in common."""
         value = self.fitting(output, graph, fparam, aparam)
         return self.exclusions.silence(self._finish(value, output.equivariant.double(), graph), graph)
 

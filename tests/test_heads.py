@@ -1,0 +1,132 @@
+"""All heads in one pass: the numbers of each head alone, and what is said about them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zoo
+from ase import Atoms
+from click.testing import CliRunner
+
+from dpa2_ase import DPA2Calculator, heads, load_potential
+from dpa2_ase.checkpoint.writing import HeadNotes, write_checkpoint
+from dpa2_ase.cli import main
+from dpa2_ase.nn.descriptors import DPA2
+
+DATA = Path(__file__).parent / "data" / "parity"
+FILES = ("multitask-heads", "multitask-shared-fitting", "multitask-old-layout")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:head .* was not trained on:UserWarning"),
+    pytest.mark.filterwarnings("ignore:mode 'torch' leaves parts of this model:UserWarning"),
+]
+
+
+def of_first_head(path: Path, **options) -> DPA2Calculator:
+    return DPA2Calculator(path, head=next(iter(heads(path))), device="cpu", **options)
+
+
+@pytest.mark.parametrize("mode", ["auto", "torch", "reference"])
+@pytest.mark.parametrize("name", FILES)
+def test_every_head_gives_its_own_numbers(name, mode):
+    """Within 1e-12 of a calculator of its own: the operations are the same ones."""
+    path, atoms = DATA / f"{name}.pt", zoo.structure("sheared")
+    found = of_first_head(path, mode=mode).evaluate_heads(atoms, forces=True)
+    assert len(found.groups) == 1
+    assert list(found.heads) == list(heads(path))
+    for head, result in found.heads.items():
+        (alone,) = DPA2Calculator(path, head=head, device="cpu", mode=mode).evaluate([atoms])
+        assert result.energy == pytest.approx(alone["energy"], abs=1e-10)
+        np.testing.assert_allclose(result.forces, alone["forces"], atol=1e-11)
+        np.testing.assert_allclose(result.energies.sum(), result.relative, atol=1e-9)
+
+
+def test_the_descriptor_is_computed_once(monkeypatch):
+    calc = of_first_head(DATA / "multitask-heads.pt", mode="reference")
+    calc.evaluate_heads(zoo.structure("sheared"))  # loads
+    passes = []
+    forward = DPA2.forward
+    monkeypatch.setattr(DPA2, "forward", lambda self, graph: passes.append(1) or forward(self, graph))
+    found = calc.evaluate_heads(zoo.structure("skew"))
+    assert len(found.heads) == 3
+    assert len(passes) == 1
+
+
+def test_relative_energies_do_not_depend_on_the_zero(tmp_path):
+    """A shift of all energies of an element is that head's reference and nothing else."""
+    first = load_potential(DATA / "dpa2-strip.pt")
+    second = load_potential(DATA / "dpa2-strip.pt")
+    second.model.out_bias += torch.tensor([[3.0], [-5.0], [7.0]])
+    write_checkpoint(tmp_path / "two.pt", {"A": first, "B": second})
+    found = of_first_head(tmp_path / "two.pt").evaluate_heads(zoo.structure("skew"))
+    assert found["A"].relative == pytest.approx(found["B"].relative, abs=1e-10)
+    assert abs(found["A"].energy - found["B"].energy) > 1.0
+    assert found.spread(["A", "B"]) == pytest.approx(0.0, abs=1e-10)
+
+
+def other_descriptor(path: Path) -> Path:
+    """Three heads: two of one descriptor, one of another; water, water with copper, and unknown."""
+    first, other = load_potential(DATA / "dpa2-strip.pt"), load_potential(DATA / "dpa2-strip.pt")
+    other.model.descriptor.repinit.environment.std *= 1.01
+    notes = {"water": HeadNotes(observed=["O", "H"]), "copper": HeadNotes(observed=["O", "H", "Cu"])}
+    write_checkpoint(path, {"copper": first, "water": first, "unknown": other}, notes=notes)
+    return path
+
+
+def test_other_descriptors_are_passes_of_their_own(tmp_path):
+    path = other_descriptor(tmp_path / "three.pt")
+    found = of_first_head(path).evaluate_heads(zoo.structure("skew"), forces=True)
+    assert found.groups == (("copper", "water"), ("unknown",))
+    for name, result in found.heads.items():
+        (alone,) = DPA2Calculator(path, head=name, device="cpu").evaluate([zoo.structure("skew")])
+        np.testing.assert_allclose(result.forces, alone["forces"], atol=1e-11)
+    spread = found.forces_spread(["copper", "unknown"])
+    half = np.linalg.norm(found["copper"].forces - found["unknown"].forces, axis=1) / 2  # of two values
+    np.testing.assert_allclose(spread, half, atol=1e-12)
+
+
+def test_heads_are_suggested_with_reasons_and_never_chosen(tmp_path):
+    path = other_descriptor(tmp_path / "three.pt")
+    calc = of_first_head(path)
+    water = Atoms("OH2", [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
+    found = calc.evaluate_heads(water)
+    assert [head.name for head in found.fitting] == ["water", "copper"]  # the more particular first
+    assert "alone" in found["water"].fit.reason
+    assert "1 more" in found["copper"].fit.reason
+    assert "does not say" in found["unknown"].fit.reason
+    copper = calc.evaluate_heads(Atoms("CuO", [[0, 0, 0], [1.8, 0, 0]]))
+    assert [head.name for head in copper.fitting] == ["copper"]
+    assert copper["water"].fit.unseen == ("Cu",)
+    assert "not trained on Cu" in copper["water"].fit.reason
+
+
+def test_mistakes_are_named(tmp_path):
+    calc = of_first_head(DATA / "multitask-heads.pt")
+    with pytest.raises(ValueError, match=r"no heads \['nothing'\]"):
+        calc.evaluate_heads(zoo.structure("skew"), ["nothing"])
+    gold = calc.evaluate_heads(Atoms("Au"))
+    assert not gold.heads
+    assert all("not in the model's type map" in reason for reason in gold.left_out.values())
+    with pytest.raises(ValueError, match="give the file"):
+        DPA2Calculator(zoo.potential("dpa2-strip")).evaluate_heads(zoo.structure("skew"))
+
+
+def test_the_command(tmp_path):
+    from ase.io import write
+
+    write(tmp_path / "skew.extxyz", zoo.structure("skew"))
+    path = other_descriptor(tmp_path / "three.pt")
+    shown = CliRunner().invoke(main, ["heads", str(path), str(tmp_path / "skew.extxyz"), "--forces", "--device", "cpu"])
+    assert shown.exit_code == 0, shown.output
+    assert "2 descriptors" in shown.output
+    assert "fitting, most particular first: copper" in shown.output
+    command = ["heads", str(path), str(tmp_path / "skew.extxyz"), "--json", "--device", "cpu"]
+    facts = json.loads(CliRunner().invoke(main, command).output)
+    expected = of_first_head(path).evaluate_heads(zoo.structure("skew"))
+    (found,) = facts.values()
+    assert found["heads"]["water"]["energy"] == pytest.approx(
+        expected["water"].energy, abs=1e-6
+    )  # positions of 8 digits

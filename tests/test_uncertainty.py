@@ -1,0 +1,228 @@
+"""Uncertainties of one model: formulas, calibration on known noise, files, and what happens in dynamics."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zoo
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from dpa2_ase import DPA2Calculator
+from dpa2_ase.checkpoint import HeadInfo
+from dpa2_ase.interfaces.fitness import fit_of, ordered
+from dpa2_ase.interfaces.rigidity import MEMBERS, features_of, read_rigidity, standard_model_of, write_rigidity
+from dpa2_ase.uncertainty import Calibration, calibrate, check_uncertainty, quality, uncertainty_file
+from dpa2_ase.workflows.md import md
+from dpa2_ase.workflows.md_watch import Limits, UncertaintyError
+
+MODEL = Path(__file__).parent / "data" / "parity" / "dpa2-strip.pt"
+
+
+@cache
+def labelled(seed: int, count: int) -> tuple[Atoms, ...]:
+    """Structures whose labels are the model's own with errors of 30 meV per atom and 0.1 eV/Å."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for index in range(count):
+        atoms = zoo.liquid(6, 24.0 + 6.0 * rng.random(), seed=1000 * seed + index)
+        frames.append(atoms)
+    results = DPA2Calculator(MODEL, device="cpu").evaluate(frames, ["energy", "forces"])
+    for atoms, found in zip(frames, results, strict=True):
+        energy = found["energy"] + 0.03 * len(atoms) * rng.standard_normal()
+        forces = found["forces"] + 0.1 * rng.standard_normal((len(atoms), 3))
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+    return tuple(frames)
+
+
+def too_near() -> Atoms:
+    """A structure with two atoms nearer to each other than any of the labelled ones has."""
+    atoms = labelled(3, 20)[0].copy()
+    vector = atoms.get_distance(0, 1, mic=True, vector=True)
+    atoms.positions[1] = atoms.positions[0] + 0.6 * vector / np.linalg.norm(vector)
+    return atoms
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory) -> tuple[Path, Calibration]:
+    path = tmp_path_factory.mktemp("model") / "model.pt"
+    shutil.copy(MODEL, path)
+    return path, calibrate(path, labelled(1, 12), labelled(2, 10), device="cpu", references=16)
+
+
+def test_the_energy_is_linear_in_the_features():
+    """Of a last layer: its weights times the features is the energy above the references, to rounding."""
+    potential = zoo.potential("dpa2-strip")
+    fitting = standard_model_of(potential).fitting
+    graph = zoo.graph_of(potential, zoo.structure("skew"))
+    features = features_of(fitting, potential.model.represent(graph).node, graph)
+    last = fitting.net[-1]
+    expected = potential.atomic(graph) - potential.model.out_bias[graph.types, 0] - fitting.bias_atom_e[graph.types, 0]
+    found = features[:, :-1] @ last.weight[:, 0].double() + features[:, -1] * last.bias.double()
+    np.testing.assert_allclose(found.detach(), expected.detach(), atol=1e-12)
+
+
+def test_uncertainties_follow_their_formulas(calibrated):
+    path, calibration = calibrated
+    calc = DPA2Calculator(path, uncertainty=True, device="cpu")
+    atoms = zoo.structure("skew")
+    atoms.calc = calc
+    energy = atoms.get_potential_energy()
+    assert energy == pytest.approx(DPA2Calculator(path, device="cpu").evaluate([atoms])[0]["energy"], abs=1e-10)
+    potential = calc.evaluator.reference
+    graph = zoo.graph_of(potential, atoms)
+    features = (
+        features_of(standard_model_of(potential).fitting, potential.model.represent(graph).node, graph).detach().numpy()
+    )
+    inverse = calibration.rigidity.factor.T @ calibration.rigidity.factor
+    total = features.sum(axis=0)
+    expected = calibration.rigidity.energy_scale * np.sqrt(total @ inverse @ total)
+    assert calc.results["energy_uncertainty"] == pytest.approx(expected, rel=1e-8)
+    atomic = calibration.rigidity.energy_scale * np.sqrt(np.einsum("nd,de,ne->n", features, inverse, features))
+    np.testing.assert_allclose(calc.results["energies_uncertainty"], atomic, rtol=1e-8)
+    assert calc.results["thresholds"].keys() == {"energies_uncertainty", "representation_distance"}
+
+
+def test_uncertainties_of_forces_are_the_spread_of_random_last_layers(calibrated):
+    """Against energies of every member at moved atoms: central differences of 1e-4 Å leave 1e-6 of the largest."""
+    path, calibration = calibrated
+    calc = DPA2Calculator(path, uncertainty=True, device="cpu", mode="reference")
+    atoms = zoo.structure("skew")
+    found = calc.get_property("forces_uncertainty", atoms)
+    potential, members = calc.evaluator.reference, calibration.rigidity.members
+
+    def energies(moved: Atoms) -> np.ndarray:
+        graph = zoo.graph_of(potential, moved)
+        node = potential.model.represent(graph).node
+        return features_of(standard_model_of(potential).fitting, node, graph).detach().numpy().sum(axis=0) @ members
+
+    forces = np.zeros((3, 3, MEMBERS))
+    for index in np.ndindex(3, 3):
+        pair = []
+        for sign in (1, -1):
+            moved = atoms.copy()
+            moved.positions[index] += sign * 1e-4
+            pair.append(energies(moved))
+        forces[index] = (pair[1] - pair[0]) / 2e-4
+    expected = calibration.rigidity.forces_scale * np.sqrt((forces**2).mean(axis=-1))
+    np.testing.assert_allclose(found, expected, atol=1e-5 * expected.max())
+    fast = DPA2Calculator(path, uncertainty=True, device="cpu")
+    np.testing.assert_allclose(fast.get_property("forces_uncertainty", atoms), found, rtol=1e-6)
+    assert "forces" in fast.evaluate([atoms])[0]
+    assert "forces_uncertainty" not in fast.evaluate([atoms])[0]
+
+
+def test_members_spread_as_the_posterior(calibrated):
+    """Sixteen draws give a variance within its own sampling error, 35 %; five of these at most, the tail is long.
+
+    Errors are common to the rows as far as few directions carry the variance.
+    """
+    rigidity = calibrated[1].rigidity
+    rows = np.random.default_rng(0).standard_normal((50, len(rigidity.factor)))
+    ratio = ((rows @ rigidity.members) ** 2).mean(axis=1) / rigidity.spread(rows) ** 2
+    assert abs(ratio - 1).max() < 5 * np.sqrt(2 / MEMBERS)
+    assert abs(ratio.mean() - 1) < np.sqrt(2 / MEMBERS)
+
+
+def test_calibration_finds_the_size_of_the_errors(calibrated):
+    """By construction of the scale the validation errors are as large as predicted, new ones nearly."""
+    path, calibration = calibrated
+    assert calibration.energies.scale == pytest.approx(1.0, abs=1e-9)
+    forces = calibration.forces
+    assert forces is not None
+    assert (forces.errors**2).sum() == pytest.approx((forces.sigmas**2).sum(), rel=1e-9)
+    calc = DPA2Calculator(path, uncertainty=True, device="cpu")
+    new = check_uncertainty(calc, labelled(3, 20))
+    assert new.scale == pytest.approx(1.0, abs=1.0)  # 10 and 20 samples: each about 20 %, and tails
+    assert new.miscalibration < 0.25
+
+
+def test_unknown_environments_are_far(calibrated):
+    path, _ = calibrated
+    calc = DPA2Calculator(path, uncertainty=True, device="cpu")
+    near, far = (found["representation_distance"] for found in calc.evaluate([labelled(3, 20)[0], too_near()]))
+    assert far.max() > 1.25 * near.max()
+
+
+def test_quality_of_gaussian_errors():
+    """Errors drawn as predicted: scale 1 and no miscalibration, to sampling error of 5000; doubled, both show."""
+    rng = np.random.default_rng(0)
+    sigmas = rng.uniform(0.5, 3.0, 5000)
+    errors = sigmas * rng.standard_normal(5000)
+    good, bad = quality(errors, sigmas), quality(2 * errors, sigmas)
+    assert good.scale == pytest.approx(1.0, abs=0.03)
+    assert good.miscalibration < 0.01
+    assert good.correlation > 0.3
+    assert bad.scale == pytest.approx(2.0, abs=0.06)
+    assert bad.miscalibration > 0.1
+
+
+def test_files_belong_to_their_model(calibrated, tmp_path):
+    path, calibration = calibrated
+    assert calibration.path == uncertainty_file(path)
+    again = read_rigidity(path, "Default")
+    np.testing.assert_array_equal(again.factor, calibration.rigidity.factor)
+    assert again.reach == pytest.approx(calibration.rigidity.reach)
+    other = tmp_path / "other.pt"
+    other.write_bytes(MODEL.with_name("dpa2-medium.pt").read_bytes())
+    with pytest.raises(FileNotFoundError, match="calibrate"):
+        DPA2Calculator(other, uncertainty=True, device="cpu")
+    shutil.copy(calibration.path, uncertainty_file(other))
+    with pytest.raises(ValueError, match="another model file"):
+        DPA2Calculator(other, uncertainty=True, device="cpu")
+    uncertainty_file(other).write_bytes(b"PK\x03\x04 nothing")
+    with pytest.raises(ValueError, match="no calibration, or a damaged one"):
+        DPA2Calculator(other, uncertainty=True, device="cpu")
+    with pytest.raises(ValueError, match="give the file"):
+        DPA2Calculator(zoo.potential("dpa2-strip"), uncertainty=True)
+
+
+def test_heads_keep_calibrations_of_their_own(calibrated, tmp_path):
+    path, calibration = calibrated
+    target = write_rigidity(path, "A", calibration.rigidity, tmp_path / "both.npz")
+    write_rigidity(path, "B", calibration.rigidity, target)
+    assert read_rigidity(path, "A", target).energy_scale == read_rigidity(path, "B", target).energy_scale
+    with pytest.raises(ValueError, match=r"no calibration of head 'C', only of \['A', 'B'\]"):
+        read_rigidity(path, "C", target)
+
+
+def test_dynamics_warns_or_stops(calibrated):
+    """From a structure far beyond the known ones, of which the distance tells at once."""
+    path, _ = calibrated
+    atoms = too_near()
+    atoms.calc = DPA2Calculator(path, uncertainty=True, device="cpu")
+    limits = {"force": np.inf, "distance": 0.0, "temperature": np.inf}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        md(atoms, steps=2, timestep=0.01, temperature=10.0, interval=1, limits=Limits(**limits))
+    messages = [str(warning.message) for warning in told]
+    assert sum("representation_distance is" in message for message in messages) == 1  # and not in every step
+    with pytest.raises(UncertaintyError, match="was stopped"):
+        md(atoms, steps=2, timestep=0.01, temperature=10.0, limits=Limits(uncertainty="stop", **limits))
+
+
+def test_heads_are_judged_by_their_known_environments(calibrated):
+    """Of two heads that know the elements, the one that knows the environments comes first; far ones do not fit."""
+    path, calibration = calibrated
+    atoms = labelled(3, 20)[0]
+    info = HeadInfo("A", zoo.SYMBOLS, zoo.SYMBOLS, (), "ener")
+    node = DPA2Calculator(path, device="cpu").get_descriptors(atoms)
+    near = fit_of(info, atoms, calibration.rigidity, node)
+    far = fit_of(info, atoms, calibration.rigidity, 100 * node)
+    assert near.fits
+    assert "strangest atom" in near.reason
+    assert not far.fits
+    assert ordered({"unknown": fit_of(info, atoms), "far": far, "near": near}) == ["near", "unknown"]
+
+
+def test_too_little_to_calibrate_with(tmp_path):
+    shutil.copy(MODEL, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="too few"):
+        calibrate(tmp_path / "model.pt", labelled(1, 12)[:3], device="cpu")
+    with pytest.raises(ValueError, match="has no energy"):
+        calibrate(tmp_path / "model.pt", labelled(1, 12), [zoo.structure("skew")] * 6, device="cpu")
