@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from .config import AnyModelConfig, DPA2Config, ModelConfig, PairTableConfig, SeAttenConfig
+from .kernels.cpu.attentive import CENTERS_AT_ONCE, MOST_KEPT, kept_bytes
 from .kernels.cpu.repformer import FRUGAL_FROM
 from .kernels.fitting import ATOMS_AT_ONCE
 from .neighbors import NeighborList
@@ -138,7 +139,10 @@ def _se_atten(block: SeAttenConfig, pairs: Pairs, size: int, path: str) -> float
     edges, width, n_rows = pairs.edges(block.rcut, block.nsel), block.neuron[-1], (block.lmax + 1) ** 2
     if path != "reference":
         per_atom = size * (2 * n_rows * width + 1.5 * width * block.axis_neuron)
-        return _fast_geometry(edges, size, path) + per_atom * pairs.n_atoms
+        features = kept_bytes(edges, width, block.attn_layer, size) if block.attn_layer else 0.0
+        if features > MOST_KEPT:
+            features *= min(1.0, CENTERS_AT_ONCE / pairs.n_atoms)
+        return _fast_geometry(edges, size, path) + features + per_atom * pairs.n_atoms
     per_edge = _PER_CHANNEL * sum(block.neuron) + 3 * block.tebd_dim
     per_edge += 1.3 * (n_rows + width) + 10 * n_rows * (block.lmax > 1)  # stacked for products, and the harmonics
     per_edge += 4 * width * (block.tebd_input_mode == "strip")

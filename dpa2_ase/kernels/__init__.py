@@ -35,6 +35,7 @@ COMPILED_TWINS = {
     "SeAtten": "cpu.se_atten.CompiledSeAtten",
     "ThreeBody": "cpu.three_body.CompiledThreeBody",
     "Repformer": "cpu.repformer.CompiledRepformer",
+    "NeighborAttention": "cpu.attention.CompiledNeighborAttention",
     "Fitting": "cpu.dense.CompiledFitting",
     "Dense": "cpu.dense.CompiledDense",
 }

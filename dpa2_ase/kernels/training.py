@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from torch import nn
-
 from ..model import Potential
 from . import compiled_for, find_twin, sharing_copy
 

@@ -14,11 +14,11 @@ from ...nn.environment import EdgeEnvironment
 from ...nn.se_atten import NeighborAttention
 from ..backward import first_derivatives
 from .library import Library, require
+from .repformer import FRUGAL_FROM
 from .structures import AttentionArrays, AttentionGradients, AttentionWeights, fill
 from .tables import padded_to
 
 MULTIPLE = 8  # of which columns of folded weights are a whole number: half a vector at least
-FRUGAL_FROM = 400_000  # edges; from there on the backward pass normalizes again to save memory
 
 
 class CompiledNeighborAttention(nn.Module):
@@ -56,8 +56,12 @@ class CompiledNeighborAttention(nn.Module):
         if not hood.graph.n_edges:
             return feature
         direction = F.normalize(env.env[:, 1:4], dim=-1)
-        inputs = (x.to(self.dtype) for x in (feature, direction, env.switch))
-        return _Layer.apply(*inputs, self, hood).to(feature.dtype)
+        new = self.attend(feature.to(self.dtype), direction.to(self.dtype), env.switch.to(self.dtype), hood)
+        return new.to(feature.dtype)
+
+    def attend(self, feature: Tensor, direction: Tensor, switch: Tensor, hood: Neighborhood) -> Tensor:
+        """New features (E, C) from old ones, unit vectors (E, 3) and switches (E,), all in the twin's precision."""
+        return _Layer.apply(feature, direction, switch, self, hood)
 
     def of_empty_slot(self, feature: Tensor) -> Tensor:
         """Features of a slot without neighbor, as in the reference."""
@@ -80,7 +84,7 @@ def fold(reference: NeighborAttention) -> dict[str, Tensor]:
     parts = query, key, value = whole.chunk(3, dim=1)
     matrices = {"query_key": reference.scale * query @ key.T, "value_output": value @ last.weight.detach().double()}
     rows = len(whole) + -len(whole) % MULTIPLE
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, matrix in matrices.items():
         square = padded_to(F.pad(matrix, (0, rows - matrix.shape[1])), MULTIPLE, 0)
         found |= {name: square, f"{name}_t": square.T}
@@ -106,14 +110,14 @@ class _Layer(torch.autograd.Function):
     ) -> Tensor:
         inputs = [x.detach().contiguous() for x in (feature, direction, switch, hood.n_dead.to(twin.dtype))]
         feature, out = inputs[0], torch.empty_like(inputs[0])
-        kept = normalized, deviation, inverse = _kept(feature, any(ctx.needs_input_grad))
-        ctx.keep: list[Tensor] = []
+        normalized, deviation, inverse = _kept(feature, any(ctx.needs_input_grad))
+        ctx.keep = []  # of what the addresses are of
         ctx.arrays = fill(
             AttentionArrays(), ctx.keep, **dict(zip(("g", "direction", "weight", "n_dead"), inputs, strict=True)),
             kept_z=normalized, kept_rstd=deviation, inverse=inverse,
         )  # fmt: skip
         twin.kernel("attend_neighbors", hood, ctx.arrays, out.data_ptr())
-        ctx.inputs, ctx.kept, ctx.twin, ctx.hood = inputs, kept, twin, hood
+        ctx.inputs, ctx.twin, ctx.hood = inputs, twin, hood
         return out
 
     @staticmethod

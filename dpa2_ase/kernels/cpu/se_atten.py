@@ -1,4 +1,4 @@
-"""The ``se_atten`` block without attention in compiled kernels."""
+"""The ``se_atten`` block in compiled kernels."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from ...graph import AtomicGraph, neighborhood
 from ...nn.se_atten import BlockOutput, SeAtten
 from ..backward import first_derivatives
 from ..se_atten import PairPlan, TabulatedSeAtten
+from ..tabulation import table_obstacle
+from .attention import CompiledNeighborAttention
+from .attentive import attended_moments
 from .geometry import Geometry
 from .library import Library, require
 from .structures import Features, fill
@@ -19,9 +22,10 @@ from .tables import c_table, edges_of, padded_to
 
 
 class CompiledSeAtten(nn.Module):
-    """Twin of `SeAtten` without attention layers: the tables of `TabulatedSeAtten`, summed in compiled kernels.
+    """Twin of `SeAtten`: the tables of `TabulatedSeAtten`, in compiled kernels; attention layers between, if any.
 
-    Where a neighbor is closer than the tables reach, `TabulatedSeAtten` itself answers.
+    Where a neighbor is closer than the tables reach, `TabulatedSeAtten` itself answers, or the exact nets if there is
+    attention.
     """
 
     def __init__(self, reference: SeAtten, dtype: torch.dtype, library: Library) -> None:
@@ -29,14 +33,15 @@ class CompiledSeAtten(nn.Module):
         self.reference, self.dtype, self.library = reference, dtype, library
         self.tabulated = TabulatedSeAtten.from_reference(reference, dtype)
         self.geometry = Geometry(reference.environment, dtype, library)
-        self._latest: _PlanOfKernels | None = None  # `tabulated` remembers the costly part of others
+        self.layers = [CompiledNeighborAttention(layer, dtype, library) for layer in reference.attention]
+        self._latest: PlanOfKernels | None = None  # `tabulated` remembers the costly part of others
 
     @classmethod
     def obstacle(cls, reference: SeAtten) -> str | None:
         """Why this twin cannot stand in for `reference`; ``None`` if it can."""
         if reference.config.lmax > 1:
             return "the compiled tables do not know lmax > 1"
-        return TabulatedSeAtten.obstacle(reference)
+        return table_obstacle(reference.features, reference.config.activation_function)
 
     @classmethod
     def from_reference(cls, reference: SeAtten, dtype: torch.dtype) -> CompiledSeAtten:
@@ -49,18 +54,23 @@ class CompiledSeAtten(nn.Module):
         type_embedding = type_embedding.to(block.environment.mean.dtype)
         hood = neighborhood(graph, block.config.rcut, block.config.nsel, block.excluded)
         plan = self._plan(self.tabulated.plan(graph.types, type_embedding))
+        if self.layers:
+            attended = attended_moments(self, hood, plan, type_embedding)
+            if attended is None:
+                return self(graph, type_embedding)
+            return block.output(attended, hood, type_embedding)
         moment, outside = _Moments.apply(hood.graph.vectors, self, hood.graph, plan)
         if outside:
             return self.tabulated(graph, type_embedding)
         return block.output(moment, hood, type_embedding)
 
-    def _plan(self, plan: PairPlan) -> _PlanOfKernels:
+    def _plan(self, plan: PairPlan) -> PlanOfKernels:
         if self._latest is None or self._latest.plan is not plan:
-            self._latest = _PlanOfKernels(plan, self.library.vector_bytes // self.dtype.itemsize)
+            self._latest = PlanOfKernels(plan, self.library.vector_bytes // self.dtype.itemsize)
         return self._latest
 
 
-class _PlanOfKernels:
+class PlanOfKernels:
     """The C structure of a plan and the tensors it points to."""
 
     def __init__(self, plan: PairPlan, lanes: int) -> None:
@@ -83,7 +93,7 @@ class _Moments(torch.autograd.Function):
     """Moments (N, 4, C) from edge vectors (E, 3), and the number of edges that are outside of the tables."""
 
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, twin: CompiledSeAtten, graph: AtomicGraph, plan: _PlanOfKernels) -> Any:
+    def forward(ctx: Any, vectors: Tensor, twin: CompiledSeAtten, graph: AtomicGraph, plan: PlanOfKernels) -> Any:
         vectors = vectors.detach()
         argument = torch.empty(graph.n_edges, dtype=torch.float64, device="cpu")
         rows, weight = twin.geometry.forward(graph, vectors, argument)

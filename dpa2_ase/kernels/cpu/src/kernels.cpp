@@ -4,6 +4,7 @@
 // the libraries work with any version of it.
 #include "attention_backward.hpp"
 #include "dense.hpp"
+#include "edge_features.hpp"
 #include "environment.hpp"
 #include "tables.hpp"
 #include "three_body_gradients.hpp"
@@ -158,6 +159,27 @@ KERNELS(double, float64)
 KERNELS(float, float32)
 
 #define ATTENTION(F, NAME)                                                                                             \
+  API int dpa2_pair_features_##NAME(int64_t n_atoms, const int64_t* offsets, const int64_t* neighbor,                   \
+                                    const int64_t* types, const Features<F>* features, const double* argument,         \
+                                    const F* weight, F* out, int64_t* outside, int threads) {                          \
+    return !pair_features<F>(Csr{n_atoms, offsets, neighbor}, types, *features, argument, weight, out, outside,        \
+                             threads);                                                                                 \
+  }                                                                                                                    \
+  API int dpa2_pair_features_backward_##NAME(int64_t n_atoms, const int64_t* offsets, const int64_t* neighbor,         \
+                                             const int64_t* types, const Features<F>* features,                        \
+                                             const double* argument, const F* weight, const F* d_out, F* d_argument,   \
+                                             F* d_weight, int threads) {                                               \
+    return !pair_features_backward<F>(Csr{n_atoms, offsets, neighbor}, types, *features, argument, weight, d_out,      \
+                                      d_argument, d_weight, threads);                                                  \
+  }                                                                                                                    \
+  API int dpa2_edge_moments_##NAME(int64_t n_atoms, const int64_t* offsets, int64_t C, const F* rows, const F* g,      \
+                                   F* moment, int threads) {                                                           \
+    return !edge_moments<F>(Csr{n_atoms, offsets, nullptr}, C, rows, g, moment, threads);                              \
+  }                                                                                                                    \
+  API int dpa2_edge_moments_backward_##NAME(int64_t n_atoms, const int64_t* offsets, int64_t C, const F* rows,         \
+                                            const F* g, const F* d_moment, F* d_rows, F* d_g, int threads) {           \
+    return !edge_moments_backward<F>(Csr{n_atoms, offsets, nullptr}, C, rows, g, d_moment, d_rows, d_g, threads);      \
+  }                                                                                                                    \
   API int dpa2_attend_neighbors_##NAME(int64_t n_atoms, const int64_t* offsets, const AttentionWeights<F>* weights,    \
                                        const AttentionArrays<F>* arrays, F* out, int threads) {                        \
     return !attend_neighbors<F>(Csr{n_atoms, offsets, nullptr}, *weights, *arrays, out, threads);                      \
