@@ -28,6 +28,7 @@ precision: float32            # of the nets
 # elements: [H, O]            # what the model knows, in this order; by default the elements of data
 steps: 100000
 seed: 1
+derivatives: auto             # of the loss; exact: differentiate twice, slower on CPUs; difference: never
 
 loss:                         # weights, [at the start, in the limit of a vanishing learning rate]
   energy: [0.02, 1.0]
