@@ -6,10 +6,11 @@ This module does not import torch until a calculator is made, so that `import dp
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from ase import Atoms
@@ -91,6 +92,8 @@ class DPA2Calculator(Calculator):
     name = "dpa2"
     implemented_properties = list(PROPERTIES["ener"])  # noqa: RUF012  # as ASE; of energy models, an instance has its own
     ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012  # declared so by ASE
+
+    __signature__: ClassVar[inspect.Signature]
 
     def __new__(cls, model: Any = None, *_: Any, **__: Any) -> DPA2Calculator:
         """A `Committee` for a list of models."""
@@ -404,6 +407,11 @@ class DPA2Calculator(Calculator):
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to one process: autograd graphs do not travel."""
         return self.__dict__ | {"_pending": None, "_neighbors": None, "_topology": None, "_heads": None}
+
+
+# `__new__` takes whatever `__init__` does; users and their editors are shown what that is
+_signature = inspect.signature(DPA2Calculator.__init__)
+DPA2Calculator.__signature__ = _signature.replace(parameters=[*_signature.parameters.values()][1:])
 
 
 def _parameter(atoms: Atoms, name: str) -> np.ndarray:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import inspect
 import json
 import os
 import platform
@@ -26,8 +25,6 @@ from measurements import Record, Settings, count_work, measure_batch, measure_ca
 from peers import Program
 from report import count_comparisons, is_deepmd, markdown, plot, wrong_numbers
 from structures import structure
-
-from dpa2_ase import DPA2Calculator
 
 MODELS = ["dpa2-small", "dpa2-medium", "dpa2-large", "dpa2-compressible", "dpa1-noattn", "dpa1-attn"]
 SIZES = [21, 192, 1536, 12288]
@@ -50,16 +47,12 @@ TITLES = {
 
 
 def our_programs(names: list[str], model: str | None, device: str) -> list[Program]:
-    """This package's modes; those the installed version does not have are left out, with a line that says so."""
-    has_modes = "mode" in inspect.signature(DPA2Calculator).parameters
+    """This package's modes."""
     found = []
     for name in names:
         mode, dtype = name.split("-")
-        if mode != "reference" and not has_modes:
-            print(f"left out: {name}, since this version of DPA2Calculator has no argument mode", flush=True)
-            continue
-        load = {"program": "dpa2_ase", "model": model, "device": device, "dtype": dtype}
-        found.append(Program(name, sys.executable, dtype, load | ({"mode": mode} if has_modes else {}), True))
+        load = {"program": "dpa2_ase", "model": model, "device": device, "dtype": dtype, "mode": mode}
+        found.append(Program(name, sys.executable, dtype, load, True))
     return found
 
 
