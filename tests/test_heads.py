@@ -130,3 +130,10 @@ def test_the_command(tmp_path):
     assert found["heads"]["water"]["energy"] == pytest.approx(
         expected["water"].energy, abs=1e-6
     )  # positions of 8 digits
+    folder = tmp_path / "out"
+    written = CliRunner().invoke(main, [*command[:3], "--device", "cpu", "-o", str(folder)])
+    assert written.exit_code == 0, written.output
+    stored = json.loads((folder / "heads.json").read_text())
+    assert stored["structures"].keys() == facts.keys()
+    assert len(stored["provenance"]["calculator"]["source"]["sha256"]) == 64
+    assert "copper" in (folder / "report.html").read_text()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,9 +12,13 @@ from .display import print_table
 from .options import Common, command, common_options
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from ..interfaces.ase import DPA2Calculator
     from ..interfaces.heads import HeadsEvaluation
     from .options import Model
+
+COLUMNS = ["head", "E / eV", "relative / eV/atom", "max force / eV/Å", "fits", "why"]
 
 
 @command()
@@ -20,8 +26,9 @@ if TYPE_CHECKING:
 @click.option("--heads", help="Comma-separated; default: all that predict energies.")
 @click.option("--forces", is_flag=True, help="Forces too, which take a backward pass for each head.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option("-o", "--out", "folder", type=click.Path(path_type=Path), help="Folder for heads.json and report.html.")
 @common_options(output=False, model=False)
-def heads(common: Common, heads: str | None, forces: bool, as_json: bool) -> None:
+def heads(common: Common, heads: str | None, forces: bool, as_json: bool, folder: Path | None) -> None:
     """Energies of STRUCTURES by all heads of a MODEL file, relative to its free atoms; which heads fit, and why.
 
     No head is chosen for you: give the one you want to other commands as --head.
@@ -33,17 +40,21 @@ def heads(common: Common, heads: str | None, forces: bool, as_json: bool) -> Non
     frames = read_structures(common.structures, common.index)
     calc = _calculator(common.model)
     names = None if heads is None else [name.strip() for name in heads.split(",") if name.strip()]
-    facts = {}
+    facts, tables = {}, {}
     for label, atoms in frames:
         try:
             found = calc.evaluate_heads(atoms, names, forces=forces)
         except ValueError as error:
             raise ValueError(f"{label}: {error}") from error
         facts[label] = _facts(found)
+        tables[f"{label}, {atoms.get_chemical_formula()}"] = _rows(found)
         if not as_json:
             _print(f"{label}, {atoms.get_chemical_formula()}", found)
     if as_json:
         click.echo(json.dumps(facts, indent=1))
+    if folder is not None:
+        _write(folder, calc, facts, tables, frames)
+        click.echo(f"written: {folder}", err=as_json)
 
 
 def _calculator(choice: Model) -> DPA2Calculator:
@@ -77,17 +88,43 @@ def _facts(found: HeadsEvaluation) -> dict[str, Any]:
     }
 
 
-def _print(title: str, found: HeadsEvaluation) -> None:
+def _write(
+    out: Path,
+    calc: DPA2Calculator,
+    facts: dict[str, Any],
+    tables: dict[str, list[list[Any]]],
+    frames: Sequence[tuple[str, Atoms]],
+) -> None:
+    import shlex
+    import sys
+
+    from ..report import Report
+    from ..workflows.files import write_json
+    from ..workflows.results import provenance_of
+
+    provenance = provenance_of(calc)
+    write_json(out / "heads.json", {"structures": facts, "provenance": provenance})
+    command = shlex.join(["dpa2", *sys.argv[1:]])
+    report = Report(f"Heads: {frames[0][0]}", command=command, provenance=provenance)
+    for title, rows in tables.items():
+        report.add_table(title, COLUMNS, rows)
+    report.add_structure("Structures", [atoms for _, atoms in frames], labels=[name for name, _ in frames])
+    report.write(out / "report.html")
+
+
+def _rows(found: HeadsEvaluation) -> list[list[Any]]:
     import numpy as np
 
-    columns = ["head", "E / eV", "relative / eV/atom", "max force / eV/Å", "fits", "why"]
     rows: list[list[Any]] = []
     for name, head in found.heads.items():
         force = None if head.forces is None else float(np.linalg.norm(head.forces, axis=1).max(initial=0.0))
         relative = head.relative / max(found.n_atoms, 1)
         rows.append([name, head.energy, relative, force, head.fit.fits, head.fit.reason])
-    rows += [[name, None, None, None, False, reason] for name, reason in found.left_out.items()]
-    print_table(columns, rows, title=title)
+    return rows + [[name, None, None, None, False, reason] for name, reason in found.left_out.items()]
+
+
+def _print(title: str, found: HeadsEvaluation) -> None:
+    print_table(COLUMNS, _rows(found), title=title)
     if len(found.groups) > 1:
         parts = "; ".join(", ".join(group) for group in found.groups)
         click.echo(f"{len(found.groups)} descriptors, a pass for each: {parts}")
