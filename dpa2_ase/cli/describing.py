@@ -41,7 +41,7 @@ def calculator_of(model: Model, *, any_head: bool) -> DPA2Calculator:
     if head is None and any_head and len(known) > 1:
         head = known[0]
         click.echo(f"dpa2: representations of head {head}; heads that were trained together share them", err=True)
-    return DPA2Calculator(model.model, head=head, device=model.device, dtype=model.dtype, mode=model.mode)  # type: ignore[arg-type]
+    return DPA2Calculator(model.model, head=head, device=model.device, dtype=model.dtype, mode=model.mode)  # type: ignore[arg-type]  # one of the choices
 
 
 def data_sets(paths: Sequence[str], index: str = ":") -> DataSets:

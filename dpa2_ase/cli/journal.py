@@ -77,7 +77,7 @@ class Journal:
     def add(self, key: bytes, answer: Answer) -> None:
         """Store an answer; it is on disk when this returns."""
         buffer = io.BytesIO()
-        np.savez(buffer, **{name: np.asarray(value) for name, value in answer.items()})  # type: ignore[arg-type]
+        np.savez(buffer, **{name: np.asarray(value) for name, value in answer.items()})  # type: ignore[arg-type]  # no answer is called allow_pickle
         content = buffer.getvalue()
         self._file.write(HEAD.pack(key, len(content), zlib.crc32(content)) + content)
         self._file.flush()

@@ -73,7 +73,7 @@ def map_(  # noqa: PLR0913  # one parameter per option
     atom_map = make_map(
         environments,
         method,  # type: ignore[arg-type]  # one of the choices
-        per=per,  # type: ignore[arg-type]
+        per=per,  # type: ignore[arg-type]  # one of the choices
         points=points,
         only=number,
         onto=onto,

@@ -184,7 +184,7 @@ def common_options(
             ]
             if not structures:
                 raise click.UsageError("Missing argument 'STRUCTURES...'.")
-            return function(Common(tuple(structures), index, *parts), **options)  # type: ignore[arg-type]
+            return function(Common(tuple(structures), index, *parts), **options)  # type: ignore[arg-type]  # parts are in its order
 
         for option in reversed(chosen):
             collected = option(collected)
