@@ -34,14 +34,14 @@ def layer_options(function: Any) -> Any:
 def calculator_of(model: Model, *, any_head: bool) -> DPA2Calculator:
     """The calculator a user asks for; representations are those of any head, as far as heads were trained together."""
     from ..checkpoint import heads
-    from ..interfaces.ase import DPA2Calculator
     from ..interfaces.loading import find_model
+    from .models import calculator_of_head
 
     head, known = model.head, [*heads(find_model(model.model))]
     if head is None and any_head and len(known) > 1:
         head = known[0]
         click.echo(f"dpa2: representations of head {head}; heads that were trained together share them", err=True)
-    return DPA2Calculator(model.model, head=head, device=model.device, dtype=model.dtype, mode=model.mode)  # type: ignore[arg-type]  # one of the choices
+    return calculator_of_head(model, head)
 
 
 def data_sets(paths: Sequence[str], index: str = ":") -> DataSets:

@@ -60,11 +60,10 @@ def heads(common: Common, heads: str | None, forces: bool, as_json: bool, folder
 def _calculator(choice: Model) -> DPA2Calculator:
     """Of any head: all are evaluated."""
     from ..checkpoint import heads as read_heads
-    from ..interfaces.ase import DPA2Calculator
     from ..interfaces.loading import find_model
+    from .models import calculator_of_head
 
-    first = next(iter(read_heads(find_model(choice.model))))
-    return DPA2Calculator(choice.model, head=first, device=choice.device, dtype=choice.dtype, mode=choice.mode)  # type: ignore[arg-type]  # one of the choices
+    return calculator_of_head(choice, next(iter(read_heads(find_model(choice.model)))))
 
 
 def _facts(found: HeadsEvaluation) -> dict[str, Any]:

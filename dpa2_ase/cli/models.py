@@ -12,6 +12,7 @@ from .journal import JournaledCalculator
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from ..interfaces.ase import DPA2Calculator
     from .options import Model
 
 
@@ -22,6 +23,13 @@ def make_calculator(choice: Model) -> JournaledCalculator:
     calculator = JournaledCalculator(**parts)
     calculator.dispersion = dispersion
     return calculator
+
+
+def calculator_of_head(choice: Model, head: str | None) -> DPA2Calculator:
+    """A calculator without journal, of `head` whatever the choice says of it."""
+    from ..interfaces.ase import DPA2Calculator
+
+    return DPA2Calculator(choice.model, head=head, device=choice.device, dtype=choice.dtype, mode=choice.mode)  # type: ignore[arg-type]  # one of the choices
 
 
 def dressed(calculator: JournaledCalculator) -> Any:

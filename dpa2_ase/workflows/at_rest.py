@@ -7,6 +7,7 @@ from typing import Any
 
 from ase import Atoms
 
+from .batch import evaluate
 from .relax import Relaxation, relax
 from .relax_many import relax_many
 
@@ -37,6 +38,20 @@ def all_at_rest(
     runs = relax_many(structures, calc, fmax=fmax, **options)
     _check(runs, names, fmax)
     return runs
+
+
+def energies_at_rest(
+    structures: Sequence[Atoms], names: Sequence[str], calc: Any, *, relax_positions: bool, **options: Any
+) -> tuple[list[Atoms], list[float], list[float]]:
+    """Structures as they are in the end, and energies (eV) before and after; `options` of `all_at_rest`.
+
+    Without `relax_positions` both energies are those of the structures as given.
+    """
+    before = [float(result["energy"]) for result in evaluate(structures, calc, ["energy"])]
+    if not relax_positions:
+        return list(structures), before, before
+    runs = all_at_rest(structures, names, calc, **options)
+    return [run.atoms for run in runs], before, [float(run.final.energy) for run in runs]
 
 
 def _check(runs: Sequence[Relaxation], names: Sequence[str], fmax: float) -> None:

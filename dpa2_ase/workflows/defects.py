@@ -11,8 +11,7 @@ from ase import Atom, Atoms
 from scipy.spatial import Voronoi, cKDTree
 
 from . import plots
-from .at_rest import all_at_rest, at_rest
-from .batch import evaluate
+from .at_rest import at_rest, energies_at_rest
 from .results import Result, provenance_of, with_calculator
 from .strains import crystal_symmetry
 from .vacancy import repeats_of
@@ -79,12 +78,9 @@ class Defects(Result):
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the formation energies."""
         ax = plots.axes(ax)
-        places = np.arange(len(self.sites))
-        blue, gray = plots.COLORS["blue"], plots.COLORS["gray"]
-        ax.bar(places - 0.2, [site.unrelaxed for site in self.sites], 0.4, color=gray, label="unrelaxed")
-        ax.bar(places + 0.2, [site.formation_energy for site in self.sites], 0.4, color=blue, label="final")
+        before, after = ([getattr(site, name) for site in self.sites] for name in ("unrelaxed", "formation_energy"))
+        plots.before_and_after(ax, before, after, [str(site) for site in self.sites])
         ax.axhline(0.0, color=plots.COLORS["black"], lw=0.8)
-        ax.set_xticks(places, [str(site) for site in self.sites])
         ax.set(ylabel="formation energy (eV)")
         ax.legend()
         return ax
@@ -155,12 +151,10 @@ def defects(  # noqa: PLR0913  # the choices of the method
         cells.append(cell)
         x, y, z = map(float, place)
         kinds.append((added, removed, (x, y, z), multiplicity))
-    before = [result["energy"] for result in evaluate(cells, atoms.calc, ["energy"])]
-    after = before
-    if relax_positions:
-        names = [f"the defect of {added} at {place}" for added, _, place, _ in kinds]
-        runs = all_at_rest(cells, names, atoms.calc, fmax=fmax, max_steps=max_steps)
-        cells, after = [run.atoms for run in runs], [run.final.energy for run in runs]
+    names = [f"the defect of {added} at {place}" for added, _, place, _ in kinds]
+    cells, before, after = energies_at_rest(
+        cells, names, atoms.calc, relax_positions=relax_positions, fmax=fmax, max_steps=max_steps
+    )
     sites = []
     for kind, old, new in zip(kinds, before, after, strict=True):
         added, removed = kind[:2]

@@ -7,7 +7,7 @@ No global setting of matplotlib is changed, and no window is opened.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,6 +108,14 @@ def render(draw: Callable[[], Axes], formats: tuple[str, ...] = ("png", "svg")) 
             drawn.savefig(buffer, format=suffix, dpi=DPI, **options)
             contents[suffix] = buffer.getvalue()
     return contents
+
+
+def before_and_after(ax: Axes, before: Sequence[float], after: Sequence[float], labels: Sequence[str]) -> None:
+    """Pairs of bars: energies before and after a relaxation."""
+    places = range(len(labels))
+    ax.bar([place - 0.2 for place in places], before, 0.4, color=COLORS["gray"], label="unrelaxed")
+    ax.bar([place + 0.2 for place in places], after, 0.4, color=COLORS["blue"], label="final")
+    ax.set_xticks(list(places), labels)
 
 
 def save(draw: Callable[[], Axes], path: str | Path, formats: tuple[str, ...] = ("png", "svg")) -> list[Path]:

@@ -10,8 +10,7 @@ import numpy as np
 from ase import Atoms
 
 from . import plots
-from .at_rest import all_at_rest, at_rest
-from .batch import evaluate
+from .at_rest import at_rest, energies_at_rest
 from .results import Result, provenance_of, with_calculator
 from .strains import crystal_symmetry
 
@@ -64,12 +63,9 @@ class Vacancies(Result):
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the formation energies."""
         ax = plots.axes(ax)
-        places = np.arange(len(self.sites))
-        blue, gray = plots.COLORS["blue"], plots.COLORS["gray"]
-        ax.bar(places - 0.2, [site.unrelaxed for site in self.sites], 0.4, color=gray, label="unrelaxed")
-        ax.bar(places + 0.2, [site.formation_energy for site in self.sites], 0.4, color=blue, label="final")
-        ax.set_xticks(places, [f"{site.symbol} ({site.index})" for site in self.sites])
-        ax.set(ylabel="vacancy formation energy (eV)", xlim=(-1, len(places)))
+        before, after = ([getattr(site, name) for site in self.sites] for name in ("unrelaxed", "formation_energy"))
+        plots.before_and_after(ax, before, after, [f"{site.symbol} ({site.index})" for site in self.sites])
+        ax.set(ylabel="vacancy formation energy (eV)", xlim=(-1, len(self.sites)))
         ax.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
         return ax
 
@@ -126,12 +122,10 @@ def vacancy(  # noqa: PLR0913  # the choices of the method
         repeats = repeats_of(start, shortest)
     perfect = start.repeat(repeats)
     defects = [perfect[np.arange(len(perfect)) != index] for index in kinds]  # the first copy is the cell itself
-    before = [result["energy"] for result in evaluate(defects, atoms.calc, ["energy"])]
-    after = before
-    if relax_positions:
-        names = [f"the vacancy of atom {index}" for index in kinds]
-        runs = all_at_rest(defects, names, atoms.calc, fmax=fmax, max_steps=max_steps)
-        defects, after = [run.atoms for run in runs], [run.final.energy for run in runs]
+    names = [f"the vacancy of atom {index}" for index in kinds]
+    defects, before, after = energies_at_rest(
+        defects, names, atoms.calc, relax_positions=relax_positions, fmax=fmax, max_steps=max_steps
+    )
     sites = []
     for index, old, new in zip(kinds, before, after, strict=True):
         symbol = start.symbols[index]
