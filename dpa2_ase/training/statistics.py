@@ -163,11 +163,14 @@ def set_energy_bias(
 def change_energy_bias(potential: Potential, frames: FrameSet, seed: int, limit: int = 200) -> None:
     """Shift the bias by a fit to the errors of the model's energies; for a model that meets another level of theory.
 
-    Elements that do not occur in `frames` keep their bias.
+    The errors are those of an atom: large structures, which miss more in all, do not count for more. Elements that do
+    not occur in `frames` keep their bias.
     """
     counts, missed = _missed_energies(potential, frames, seed, limit)
     if len(missed):
-        write_energy_bias(potential, energy_bias(potential) + fit_biases(counts, missed))
+        n_atoms = counts.sum(axis=1)
+        shift = fit_biases(counts / n_atoms[:, None], missed / n_atoms)
+        write_energy_bias(potential, energy_bias(potential) + shift)
 
 
 def energy_error(potential: Potential, frames: FrameSet, seed: int, limit: int = 200) -> float:

@@ -14,6 +14,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 from ase import Atoms
@@ -23,8 +24,12 @@ from ase.io import read, write
 from dpa2_ase.training.run import make_trainer
 from dpa2_ase.training.settings import TrainingConfig, relative_to, settings_of_table
 from dpa2_ase.training.state import read_state
+from dpa2_ase.training.statistics import change_energy_bias
+from dpa2_ase.training.trainer import Trainer
 
-STEPS_AT_ONCE = 4000  # the interval of validation: each part ends with one
+STEPS_AT_ONCE = 4000  # the interval of validation: each part begins after one
+STEPS_OF_BIASES = 12000  # between two fits of the energies of elements
+ATOMS_OF_BIASES = 12000  # in the frames of a head they are fitted to
 
 
 def settings(data: Path, derivatives: str) -> TrainingConfig:
@@ -71,6 +76,15 @@ def finishing(config: TrainingConfig, checkpoint: Path, steps: int) -> TrainingC
     return replace(config, steps=last, learning_rate=rate, output=output)
 
 
+def refit_biases(trainer: Trainer) -> None:
+    """Shift the energies of elements by what the mean parameters miss; nets take long to learn such constants."""
+    with trainer.averaged():
+        for name, potential in trainer.heads.items():
+            frames = trainer.data[name].train
+            limit = round(ATOMS_OF_BIASES / np.mean(frames.n_atoms))
+            change_energy_bias(potential, frames, trainer.step_number, limit)
+
+
 def main() -> None:
     """Start or go on."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -93,7 +107,11 @@ def main() -> None:
     trainer = make_trainer(config, start="restart" if restart else "new", model=checkpoint if restart else None)
     end = time.monotonic() + 3600 * options.hours
     while trainer.step_number < config.steps and time.monotonic() < end:
+        if trainer.step_number % STEPS_OF_BIASES == 0:
+            refit_biases(trainer)
         trainer.run(until=trainer.step_number + STEPS_AT_ONCE)
+    refit_biases(trainer)
+    trainer.save(checkpoint)
 
 
 if __name__ == "__main__":
