@@ -25,6 +25,7 @@ class TriplePlan:
     tables: Tables  # of the sum over both orders, in the precision of the run; `kind` (T, T) is symmetric
     bend: float
     factor: Tensor | None  # (T, T, R) symmetric: features are u (1 + w_j w_k factor)
+    lacking: Tensor | None  # (T,) bool, elements of pairs without a table; None if there are none
 
 
 def bent(product: Tensor, bend: float) -> tuple[Tensor, Tensor]:

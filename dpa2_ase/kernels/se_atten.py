@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -17,11 +17,14 @@ from ..nn.tables import QuinticTable
 from ..ops import segment_sum
 from .backward import first_derivatives
 from .tables import Tables, padded_neighborhoods, power_slopes, powers, rows_at, weighted_coefficients, with_padding
-from .tabulation import MOST_PLANS, PairFunctions, TableBook, exact_copy, net_and_slope, stored_tables, table_obstacle
+from .tabulation import PairFunctions, TableBook, exact_copy, net_and_slope, stored_tables, table_obstacle
 
 # 1/Å, to what w / r the tables go: the first that is enough for all neighbors met so far, since few functions describe
 # a small range. Neighbors closer than 0.62 Å get the exact nets
 REACHES = (0.5, 0.8, 1.6)
+LEEWAY = 1.25  # of the range of a table that was too small
+MOST_COLUMNS = 16  # elements at once; for more the exact nets cost less than sums and matrices for each of them
+MOST_SQUARES = 2048  # pairs of elements in all plans that are kept
 SLOTS = 6144  # edges of a tile, padding included: what it needs stays in the cache
 
 
@@ -33,10 +36,18 @@ class PairPlan:
     """
 
     tables: Tables  # in the precision of the run; `kind` (T, T) by the types of center and neighbor
+    basis: Tensor  # (K, R, C) float64, that of the tables
     factor: Tensor | None  # (T, T, C): features are u B (1 + w factor)
     elements: Tensor  # (P,) int64, their types, ascending
     column: Tensor  # (T,) int64, place of a type in `elements`
-    mixing: Tensor  # (P, S·P·R, C) float64: bases by center, factor or not, and neighbor
+
+    @cached_property
+    def mixing(self) -> Tensor:
+        """Bases by center, factor or not, and neighbor, (P, S·P·R, C) float64; large if there are many elements."""
+        pairs = self.elements[:, None], self.elements[None]  # center, neighbor
+        basis = self.basis[self.tables.kind[pairs]]  # (P, P, R, C); of no account where there is no table
+        parts = [basis] if self.factor is None else [basis, basis * self.factor[pairs].double()[:, :, None]]
+        return torch.stack(parts, dim=1).reshape(len(self.elements), -1, basis.shape[-1])
 
 
 class TabulatedSeAtten(nn.Module):
@@ -58,7 +69,11 @@ class TabulatedSeAtten(nn.Module):
         self.reference, self.dtype = reference, dtype
         self.reach = REACHES[0]
         self._book: TableBook | None = None
+        self._span = torch.zeros(2, dtype=torch.float64)  # arguments of the one table of nets that see no types
+        self._factor: Tensor | None = None  # (T, T, C) in the precision of the run, of pairs among `_factored`
+        self._factored: list[int] = []
         self._plans: dict[tuple[torch.device, tuple[int, ...]], PairPlan] = {}
+        self._latest: Tables | None = None  # that the plans belong to
 
     @classmethod
     def obstacle(cls, reference: SeAtten) -> str | None:
@@ -86,7 +101,11 @@ class TabulatedSeAtten(nn.Module):
         rows, switch = block.rows(graph, env).double(), env.switch.double()
         kind = plan.tables.kind[graph.types[graph.center], graph.types[graph.neighbor]]
         covered = plan.tables.covers(argument.detach(), kind)
-        if bool(covered.all()):
+        if len(plan.elements) > MOST_COLUMNS:
+            moment = self._exact_moments(
+                graph, env, rows, torch.arange(graph.n_edges, device=rows.device), type_embedding
+            )
+        elif bool(covered.all()):
             moment = self.moments(plan, graph, argument, rows, switch)
         else:
             index = torch.nonzero(covered).squeeze(-1)
@@ -99,7 +118,7 @@ class TabulatedSeAtten(nn.Module):
         reach = next((enough for enough in REACHES if largest <= enough), REACHES[-1])
         if reach > self.reach:
             self.reach, self._book = reach, None
-            self._plans.clear()
+            self._span.zero_()
 
     def _exact_moments(
         self, graph: AtomicGraph, env: EdgeEnvironment, rows: Tensor, index: Tensor, type_embedding: Tensor
@@ -147,25 +166,80 @@ class TabulatedSeAtten(nn.Module):
         """Tables and folded weights for the elements among `types` (N,); built when they first appear."""
         elements = tuple(torch.unique(types).tolist())
         key = (types.device, elements)
-        if key not in self._plans:
-            if len(self._plans) >= MOST_PLANS:
-                self._plans.clear()
+        if self._book is None or self._latest is not self._book.tables or key not in self._plans:
             type_embedding = type_embedding.detach().cpu().double()
             with torch.device("cpu"):  # whatever the default device
-                tables = self._tables(elements, type_embedding)
-                self._plans[key] = self._folded(tables, torch.tensor(elements), type_embedding, types.device)
+                self._plans[key] = self._new_plan(elements, type_embedding, types.device)
         return self._plans[key]
 
-    def _tables(self, elements: tuple[int, ...], type_embedding: Tensor) -> Tables:
-        """Tables in float64; ``kind[:, 0]`` holds for all neighbors if they differ by a factor alone."""
-        net = self.reference.features.net
-        if isinstance(net, QuinticTable):
-            return stored_tables(net, len(type_embedding))
+    def _new_plan(self, elements: tuple[int, ...], type_embedding: Tensor, device: torch.device) -> PairPlan:
+        book = self._filled_book(elements, type_embedding)
+        squares = sum(len(plan.elements) ** 2 for plan in self._plans.values())
+        if self._latest is not book.tables or squares + len(elements) ** 2 > MOST_SQUARES:
+            self._plans.clear()
+        self._latest = book.tables
+        factor = self._factors(elements, type_embedding)
+        tables = book.moved(self.dtype, device)
+        if factor is not None:  # one table for all pairs
+            tables = replace(tables, kind=tables.kind[:1, :1].repeat(*factor.shape[:2]))
+            factor = factor.to(device)
+        column = torch.zeros(len(type_embedding), dtype=torch.int64)
+        column[list(elements)] = torch.arange(len(elements))
+        assert book.tables is not None
+        return PairPlan(
+            tables, book.tables.basis.to(device), factor, torch.tensor(elements, device=device), column.to(device)
+        )
+
+    def _filled_book(self, elements: tuple[int, ...], type_embedding: Tensor) -> TableBook:
+        """Tables for all pairs of elements; only ``kind[0, 0]`` is set where features differ by a factor alone."""
+        n_types, features = len(type_embedding), self.reference.features
+        if isinstance(features.net, QuinticTable):
+            if self._book is None:
+                self._book = TableBook(None, n_types, stored_tables(features.net, n_types))
+            return self._book
+        strip = features.type_net is not None
+        if strip:
+            self._span_of(elements)
         if self._book is None:
-            evaluate = partial(_exact_functions, exact_copy(self.reference.features), type_embedding)
-            self._book = TableBook(PairFunctions(evaluate, self._ranges, low_rank=True), len(type_embedding))
-        strip = self.reference.features.type_net is not None
-        return self._book.covering([(a, b) for a in elements for b in ([0] if strip else elements)])
+            evaluate = partial(_exact_functions, exact_copy(features), type_embedding)
+            ranges = self._whole_span if strip else self._ranges
+            self._book = TableBook(PairFunctions(evaluate, ranges, low_rank=True), n_types)
+        self._book.covering([(0, 0)] if strip else [(a, b) for a in elements for b in elements])
+        return self._book
+
+    def _span_of(self, elements: tuple[int, ...]) -> None:
+        """Let go of a table that does not reach all arguments of these elements."""
+        lower, upper = self._ranges(torch.tensor([(center, 0) for center in elements]))
+        wanted, old = torch.stack([lower.amin(), upper.amax()]), self._span
+        if self._book is not None and wanted[0] >= old[0] and wanted[1] <= old[1]:
+            return
+        if self._book is not None:  # others may ask for a little more
+            wanted = torch.stack([torch.minimum(wanted[0], old[0]), torch.maximum(wanted[1], old[1])])
+            wanted = torch.where(wanted == old, wanted, wanted * LEEWAY)
+        self._span, self._book = wanted, None
+
+    def _whole_span(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        return self._span[0].expand(len(pairs)), self._span[1].expand(len(pairs))
+
+    def _factors(self, elements: tuple[int, ...], type_embedding: Tensor) -> Tensor | None:
+        """Factors (T, T, C) of which those of pairs of known elements are set; these and earlier ones are known."""
+        features = self.reference.features
+        if features.type_net is None:
+            return None
+        new = [element for element in elements if element not in self._factored]
+        if new:
+            known = [*self._factored, *new]
+            grid = torch.tensor([(a, b) for a in known for b in known if a in new or b in new])
+            exact = exact_copy(features)
+            assert exact.type_net is not None
+            values = exact.type_net(exact.type_rows(grid[:, 1], grid[:, 0], type_embedding))
+            shape = (len(type_embedding), len(type_embedding), values.shape[-1])
+            if self._factor is None:
+                self._factor = torch.zeros(shape, dtype=self.dtype)
+            self._factor[grid[:, 0], grid[:, 1]] = values.to(self.dtype)
+            self._factored = known
+            self._plans.clear()  # on other devices they hold copies
+        return self._factor
 
     def _ranges(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
         """Of the arguments that w / r between zero and the reach gives, widened by what float32 rounds away."""
@@ -173,25 +247,6 @@ class TabulatedSeAtten(nn.Module):
         mean, std = (table.cpu().double()[pairs[:, 0], 0] for table in (environment.mean, environment.std))
         margin = 1e-5 * self.reach / std
         return -mean / std - margin, (self.reach - mean) / std + margin
-
-    def _folded(self, tables: Tables, elements: Tensor, type_embedding: Tensor, device: torch.device) -> PairPlan:
-        n_types, n_elements = len(type_embedding), len(elements)
-        pairs = elements[:, None].expand(-1, n_elements), elements.expand(n_elements, -1)  # center, neighbor
-        features, factor = exact_copy(self.reference.features), None
-        if features.type_net is not None:
-            tables = replace(tables, kind=tables.kind[:, :1].repeat(1, n_types))
-            values = features.type_net(features.type_rows(pairs[1], pairs[0], type_embedding))  # (P, P, C)
-            factor = values.new_zeros(n_types, n_types, values.shape[-1])
-            factor[pairs] = values
-        basis = tables.basis[tables.kind[pairs]]  # (P, P, R, C); of no account where there is no table
-        parts = [basis] if factor is None else [basis, basis * factor[pairs][:, :, None]]
-        mixing = torch.stack(parts, dim=1).reshape(n_elements, -1, basis.shape[-1])
-        column = torch.zeros(n_types, dtype=torch.int64)
-        column[elements] = torch.arange(n_elements)
-        return PairPlan(
-            tables.to(self.dtype, device), None if factor is None else factor.to(device, self.dtype),
-            elements.to(device), column.to(device), mixing.to(device),
-        )  # fmt: skip
 
 
 def _exact_functions(

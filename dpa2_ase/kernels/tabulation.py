@@ -23,7 +23,8 @@ VALUE_TOLERANCE, SLOPE_TOLERANCE = 1e-13, 2e-12
 RANK_TOLERANCE = 3e-14  # singular values dropped from the basis, relative to the largest
 CHEBYSHEV_POINTS = 256  # resolves whatever pieces of degree 5 in a few thousand cells resolve
 VECTOR = 4  # the number of functions is a multiple of it
-MOST_PLANS = 32  # sets of elements whose folded weights are kept
+MOST_NEW = 64  # pairs of types that one graph may bring: to make more tables would take longer than they save
+MOST_PAIRS = 512  # in a book: tables of more would take gigabytes
 KINKED = ("relu", "relu6", "silut", "custom_silu")  # activations that jump in the first or second derivative
 
 
@@ -205,26 +206,42 @@ class TableBook:
     Parameters
     ----------
     functions
-        What to tabulate.
+        What to tabulate; none if there will be no other than the `tables` given.
     n_types
         Size T of the type map.
     """
 
-    def __init__(self, functions: PairFunctions, n_types: int) -> None:
+    def __init__(self, functions: PairFunctions | None, n_types: int, tables: Tables | None = None) -> None:
         self.functions, self.n_types = functions, n_types
         self.pairs: list[tuple[int, int]] = []
         self.refused: set[tuple[int, int]] = set()
-        self.tables: Tables | None = None
+        self.tables = tables
+        self._moved: dict[tuple[torch.dtype, torch.device], Tables] = {}
 
     def covering(self, wanted: Sequence[tuple[int, int]]) -> Tables:
         """Tables on the CPU, in float64, in which ``kind[pair]`` is set for all `wanted` pairs.
 
-        It stays -1 for pairs that no reasonable number of cells describes.
+        It stays -1 for pairs that no reasonable number of cells describes, and for those of a structure of so many
+        elements that tables would not pay.
         """
         missing = [pair for pair in wanted if pair not in self.pairs]
+        if len(missing) > MOST_NEW:
+            missing = [] if self.pairs else missing[:1]
+        if len(self.pairs) + len(missing) > MOST_PAIRS:
+            self.pairs, self.tables = [], None
+            self.refused.clear()
+            missing = list(wanted)
         if self.tables is None or missing:
             self.tables = self._grown(self.tables, missing)
+            self._moved.clear()
         return self.tables
+
+    def moved(self, dtype: torch.dtype, device: torch.device) -> Tables:
+        """What `covering` returned last in another precision, on another device."""
+        assert self.tables is not None
+        if (dtype, device) not in self._moved:
+            self._moved[dtype, device] = self.tables.to(dtype, device)
+        return self._moved[dtype, device]
 
     def _grown(self, old: Tables | None, missing: list[tuple[int, int]]) -> Tables:
         tables, accurate = self._build(missing, FEWEST_CELLS if old is None else old.n_cells)
@@ -241,6 +258,7 @@ class TableBook:
         return replace(tables, kind=kind)
 
     def _build(self, pairs: list[tuple[int, int]], n_cells: int) -> tuple[Tables, Tensor]:
+        assert self.functions is not None
         index = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
         return tabulate(self.functions, index, n_cells)
 

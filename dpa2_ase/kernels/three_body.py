@@ -14,7 +14,7 @@ from ..nn.pair_features import PairFeatures
 from ..nn.three_body import ThreeBody
 from .pair_sums import TriplePlan, bent, pair_sums
 from .tables import Tables
-from .tabulation import MOST_PLANS, PairFunctions, TableBook, exact_copy, net_and_slope, table_obstacle, trial_error
+from .tabulation import PairFunctions, TableBook, exact_copy, net_and_slope, table_obstacle, trial_error
 
 LARGEST = 1.6  # 1/Å, w / r of the closest neighbors in the tables, at 0.62 Å; closer ones get the exact nets
 BENDS = (15.0, 20.0, 30.0, 45.0, 65.0)  # the best depends on the statistics and on the steepness of the nets
@@ -44,6 +44,7 @@ class TabulatedThreeBody(nn.Module):
         self.bend = BENDS[0]
         self._book: TableBook | None = None
         self._plans: dict[tuple[torch.device, tuple[int, ...]], TriplePlan] = {}
+        self._latest: Tables | None = None  # that the plans belong to
 
     @classmethod
     def obstacle(cls, reference: ThreeBody) -> str | None:
@@ -84,11 +85,8 @@ class TabulatedThreeBody(nn.Module):
     def _exact_centers(self, plan: TriplePlan, graph: AtomicGraph, angular: Tensor) -> Tensor | None:
         """Centers (N,) with a neighbor that the tables know nothing of; ``None`` if there are none."""
         close = angular.norm(dim=1) > self.largest
-        if self._book is not None and self._book.refused:  # some pairs of types have no table
-            present = torch.unique(graph.types)
-            lacking = torch.zeros(len(plan.tables.kind), dtype=torch.bool, device=close.device)
-            lacking[present] = (plan.tables.kind[present][:, present] < 0).any(1)
-            close = close | lacking[graph.types[graph.neighbor]]
+        if plan.lacking is not None:
+            close = close | plan.lacking[graph.types[graph.neighbor]]
         if not bool(close.any()):
             return None
         return torch.zeros(graph.n_atoms, dtype=torch.bool, device=close.device).index_fill(
@@ -106,18 +104,20 @@ class TabulatedThreeBody(nn.Module):
 
     def plan(self, types: Tensor, type_embedding: Tensor) -> TriplePlan:
         """Tables for the elements among `types` (N,); built when they first appear."""
-        elements = tuple(torch.unique(types).tolist())
+        strip = self.reference.features.type_net is not None
+        elements = () if strip else tuple(torch.unique(types).tolist())
         key = (types.device, elements)
-        if key not in self._plans:
-            if len(self._plans) >= MOST_PLANS:
-                self._plans.clear()
+        if self._book is None or self._latest is not self._book.tables or key not in self._plans:
             type_embedding = type_embedding.detach().cpu().double()
-            strip = self.reference.features.type_net is not None
             pairs = [(0, 0)] if strip else [(a, b) for a in elements for b in elements if a <= b]
             with torch.device("cpu"):  # whatever the default device
                 if self._book is None:
                     self._book = self._new_book(torch.tensor(pairs[:1]), type_embedding)
-                self._plans[key] = self._folded(self._book.covering(pairs), type_embedding, types.device)
+                tables = self._book.covering(pairs)
+                if self._latest is not tables:
+                    self._plans.clear()
+                self._latest = tables
+                self._plans[key] = self._new_plan(self._book, elements, type_embedding, types.device)
         return self._plans[key]
 
     def _new_book(self, trial: Tensor, type_embedding: Tensor) -> TableBook:
@@ -138,18 +138,28 @@ class TabulatedThreeBody(nn.Module):
         upper, _ = bent(largest, bend)
         return -upper, upper
 
-    def _folded(self, tables: Tables, type_embedding: Tensor, device: torch.device) -> TriplePlan:
-        features = exact_copy(self.reference.features)
+    def _new_plan(
+        self, book: TableBook, elements: tuple[int, ...], type_embedding: Tensor, device: torch.device
+    ) -> TriplePlan:
+        tables, features = book.moved(self.dtype, device), self.reference.features
         if features.type_net is None:
-            symmetric = torch.maximum(tables.kind, tables.kind.mT)
-            return TriplePlan(replace(tables, kind=symmetric).to(self.dtype, device), self.bend, None)
+            tables = replace(tables, kind=torch.maximum(tables.kind, tables.kind.mT))
+            known = tables.kind[list(elements)][:, list(elements)] >= 0
+            if bool(known.all()):
+                return TriplePlan(tables, self.bend, None, None)
+            lacking = torch.zeros(len(type_embedding), dtype=torch.bool, device=device)
+            lacking[list(elements)] = ~known.all(1)
+            return TriplePlan(tables, self.bend, None, lacking)
         n_types = len(type_embedding)
         first, second = torch.meshgrid(torch.arange(n_types), torch.arange(n_types), indexing="ij")
-        values = features.type_net(features.type_rows(first, second, type_embedding))
+        exact = exact_copy(features)
+        assert exact.type_net is not None
+        values = exact.type_net(exact.type_rows(first, second, type_embedding))
         factor = (values + values.transpose(0, 1)) / 2  # the tables hold both orders, which are equal
-        factor = nn.functional.pad(factor, (0, tables.rank - factor.shape[-1]))
+        factor = nn.functional.pad(factor, (0, tables.rank - factor.shape[-1])).to(device, self.dtype)
         tables = replace(tables, kind=tables.kind[:1, :1].repeat(n_types, n_types))
-        return TriplePlan(tables.to(self.dtype, device), self.bend, factor.to(device, self.dtype))
+        everything = torch.ones(n_types, dtype=torch.bool, device=device)
+        return TriplePlan(tables, self.bend, factor, everything if book.refused else None)
 
 
 def _exact_functions(
