@@ -11,13 +11,15 @@ from torch import Tensor
 from .ops import has_nonzero, segment_sum
 
 _WITHOUT_DERIVATIVES = (
+    "n_atoms",
+    "n_edges",
     "lengths",
     "offsets",
     "degree",
     "max_degree",
     "first_type",
     "edges_by_degree",
-    "_places",
+    "_shells",
     "_cuts",
 )
 
@@ -54,12 +56,12 @@ class AtomicGraph:
     n_structures: int
     cutoff: float  # Å
 
-    @property
+    @cached_property
     def n_atoms(self) -> int:
         """Number of atoms N."""
         return len(self.types)
 
-    @property
+    @cached_property
     def n_edges(self) -> int:
         """Number of edges E."""
         return len(self.center)
@@ -77,7 +79,7 @@ class AtomicGraph:
     @cached_property
     def offsets(self) -> Tensor:
         """Where the edges of every center start, and where the last end: (N + 1,) int64."""
-        return torch.searchsorted(self.center, torch.arange(self.n_atoms + 1, device=self.center.device))
+        return row_starts(self.center, self.n_atoms)
 
     @cached_property
     def degree(self) -> Tensor:
@@ -163,8 +165,11 @@ class AtomicGraph:
 
     def with_vectors(self, vectors: Tensor) -> AtomicGraph:
         """The same edges with equal vectors (E, 3) that another autograd graph belongs to."""
-        graph = replace(self, vectors=vectors)
-        vars(graph).update({name: vars(self)[name] for name in _WITHOUT_DERIVATIVES if name in vars(self)})
+        graph = AtomicGraph(
+            self.types, self.center, self.neighbor, vectors, self.structure, self.slot, self.n_structures, self.cutoff
+        )
+        known = vars(self)
+        vars(graph).update({name: known[name] for name in _WITHOUT_DERIVATIVES if name in known})
         return graph
 
     def select(self, keep: Tensor) -> AtomicGraph:
@@ -211,16 +216,22 @@ class AtomicGraph:
         """Edges that `within` chose and the graph of them without derivatives: blocks often ask for the same."""
         return {}
 
+    @cached_property
+    def _shells(self) -> dict[float, tuple[Tensor, AtomicGraph]]:
+        """Edges up to some cutoffs and the graphs of them without derivatives."""
+        return {}
+
     def _cut(self, cutoff: float, nsel: int) -> tuple[Tensor, AtomicGraph] | None:
         """See `_cuts`; ``None`` for all edges."""
         graph = self.with_vectors(self.vectors.detach())
         if self.slot is None:
             if cutoff == self.cutoff and self.max_degree <= nsel:
                 return None
-            index = torch.nonzero(self.lengths <= cutoff).squeeze(-1)
-            near = graph._take(index, cutoff)
-            if near.max_degree <= nsel:
-                return index, near
+            if cutoff not in self._shells:
+                index = torch.nonzero(self.lengths <= cutoff).squeeze(-1)
+                self._shells[cutoff] = index, graph._take(index, cutoff)
+            if self._shells[cutoff][1].max_degree <= nsel:
+                return self._shells[cutoff]
             graph = graph.ranked()
         assert graph.slot is not None  # ranked
         index = torch.nonzero((graph.slot < nsel) & (graph.lengths <= cutoff)).squeeze(-1)
@@ -234,6 +245,11 @@ class AtomicGraph:
     def allowed(self, excluded: Tensor) -> Tensor:
         """Tell of every edge (E,) whether its two types are not marked in the table `excluded` (T, T)."""
         return ~excluded[self.types[self.center], self.types[self.neighbor]]
+
+
+def row_starts(center: Tensor, n_atoms: int) -> Tensor:
+    """Where the edges of every atom start in `center` (E,), ascending, and where the last end: (N + 1,)."""
+    return torch.searchsorted(center, torch.arange(n_atoms + 1, device=center.device))
 
 
 def norms(vectors: Tensor) -> Tensor:
@@ -260,4 +276,5 @@ def neighborhood(graph: AtomicGraph, cutoff: float, nsel: int, excluded: Tensor)
     listed = graph.within(cutoff, nsel)
     # nothing is cut out of a block's own list any more, so its places need no numbers
     active = listed.select(listed.allowed(excluded)) if has_nonzero(excluded) else listed
-    return Neighborhood(active, nsel, nsel - listed.degree, nsel - active.degree)
+    n_empty = nsel - listed.degree
+    return Neighborhood(active, nsel, n_empty, n_empty if active is listed else nsel - active.degree)

@@ -1,31 +1,46 @@
 """How much memory an evaluation takes, known before it is allocated.
 
-All sizes are sums of what is alive when the peak is reached, at the end of the forward pass: arrays of pairs and of
-atoms, which grow with the structure, and no scratch, which does not.
+All sizes count the arrays that are alive at the peak: those that a block keeps for the backward pass, which grow with
+the structure and stay until its end, and the temporary arrays of the block that needs most of them.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from .config import AnyModelConfig, DPA2Config, ModelConfig, PairTableConfig, SeAttenConfig
+from .config import AnyModelConfig, DPA1Config, DPA2Config, FittingConfig, ModelConfig, PairTableConfig, SeAttenConfig
 from .kernels.cpu.attentive import CENTERS_AT_ONCE, MOST_KEPT, kept_bytes
-from .kernels.cpu.repformer import FRUGAL_FROM
+from .kernels.cpu.repformer import ATOMS_PER_CHUNK, FRUGAL_FROM
 from .kernels.fitting import ATOMS_AT_ONCE
+from .kernels.folding import aligned
+from .kernels.repformer import KEPT_BYTES
+from .kernels.tiles import TILE_BYTES
 from .neighbors import NeighborList
 
 Terms = dict[str, float]  # what takes memory -> bytes
 
 INDEX, EXACT = 8, 8  # bytes of an index, and of a number of the geometry
-# numbers that the reference keeps for the backward pass per channel of a layer; fitted to measured peaks, see
-# tests/test_memory.py
-_PER_CHANNEL = 3.6
-_PER_LISTED = 100  # bytes; the neighbor list, its copy on the device, and the search for it
+# arrays of less than 32 MiB share a heap, where those that are gone leave holes; 2 to 25 % were measured
+_HOLES = 1 / 8
+_PER_LISTED = 8 * INDEX  # both atoms and the shift of a pair, and on the device both atoms and the image
 _PER_EDGE = 2 * INDEX + 4 * EXACT  # centers, neighbors, vectors and lengths of a graph
-_GEOMETRY = 30  # float64 numbers that autograd keeps of an edge for the environment matrix
+_PER_CUT = _PER_EDGE + INDEX  # of the shorter list of a block, and which edges it took
+_VECTOR = 3 * EXACT
+# numbers that autograd keeps of an edge for the environment matrix: length, the switch and its powers (5), both
+# factors of the rows (3), the rows and what they are divided by (8)
+_GEOMETRY = 17 * EXACT
+
+
+class Need(NamedTuple):
+    """Bytes that a block keeps for the backward pass, and bytes in which it works there."""
+
+    kept: float
+    work: float
 
 
 class Pairs:
@@ -36,7 +51,7 @@ class Pairs:
         vectors = vectors + neighbors.shift @ neighbors.cell
         self._squared = np.einsum("ea,ea->e", vectors, vectors)
         self._neighbors, self.copies = neighbors, 1
-        self._known: dict[tuple[float, int], tuple[float, float]] = {}
+        self._known: dict[tuple[float, int], tuple[float, float, float]] = {}
 
     def times(self, copies: int) -> Pairs:
         """The numbers of so many structures like this one."""
@@ -62,12 +77,25 @@ class Pairs:
         """Sum of the squared numbers of neighbors: pairs of edges of a block."""
         return self.copies * self._sums(cutoff, nsel)[1]
 
-    def _sums(self, cutoff: float, nsel: int) -> tuple[float, float]:
+    def padded(self, cutoff: float, nsel: int) -> float:
+        """Number of places of the dense arrays in which `AtomicGraph.sum_outer` lays the edges of a block."""
+        return self.copies * self._sums(cutoff, nsel)[2]
+
+    def _sums(self, cutoff: float, nsel: int) -> tuple[float, float, float]:
         if (cutoff, nsel) not in self._known:
             near = self._neighbors.center[self._squared <= cutoff**2]
-            degrees = np.minimum(np.bincount(near), nsel).astype(float)
-            self._known[cutoff, nsel] = degrees.sum(), (degrees**2).sum()
+            degrees = np.minimum(np.bincount(near, minlength=len(self._neighbors.positions)), nsel).astype(float)
+            self._known[cutoff, nsel] = degrees.sum(), (degrees**2).sum(), _padded(degrees)
         return self._known[cutoff, nsel]
+
+
+def _padded(degrees: np.ndarray) -> float:
+    """All as wide as the widest or, where that would be more than twice the edges, in groups of similar degree."""
+    whole = float(len(degrees) * degrees.max(initial=0))
+    if whole <= 2 * degrees.sum():
+        return whole
+    groups = np.ceil(np.log2(degrees[degrees > 0]))
+    return float(sum((groups == n).sum() * degrees[degrees > 0][groups == n].max() for n in np.unique(groups)))
 
 
 def evaluation_bytes(
@@ -99,26 +127,36 @@ def evaluation_terms(
     place
         Where in the potential the model of `config` lives.
     """
-    terms = {"neighbor list": float(_PER_LISTED * pairs.n_listed)} if place == "model" else {}
+    found = _terms(config, pairs, paths or {}, dtype, place)
+    if place == "model":  # the search for the list takes twice as much, but before there is anything else
+        found["neighbor list"] = float(_PER_LISTED * pairs.n_listed)
+    return {name: float((1 + _HOLES) * value) for name, value in found.items()}
+
+
+def _terms(config: AnyModelConfig, pairs: Pairs, paths: Mapping[str, str], dtype: str | None, place: str) -> Terms:
     if isinstance(config, PairTableConfig):
-        return _sum([terms, {"pair table": 25.0 * EXACT * pairs.edges(config.rcut, config.nsel)}])
+        return {"pair table": 25.0 * EXACT * pairs.edges(config.rcut, config.nsel)}
     if not isinstance(config, ModelConfig):
-        parts = enumerate(config.models)
-        return _sum([terms, *(evaluation_terms(c, pairs, paths, dtype, f"{place}.models.{i}") for i, c in parts)])
-    paths = paths or {}
+        return _sum(_terms(part, pairs, paths, dtype, f"{place}.models.{i}") for i, part in enumerate(config.models))
     descriptor, size = config.descriptor, 8 if (dtype or config.descriptor.precision) == "float64" else 4
-    terms["graph"] = _PER_EDGE * pairs.edges(descriptor.rcut, descriptor.nsel)
-    is_dpa2 = isinstance(descriptor, DPA2Config)
-    path = paths.get(f"{place}.descriptor.{'repinit' if is_dpa2 else 'se_atten'}", "reference")
-    terms["initializer" if is_dpa2 else "descriptor"] = _se_atten(descriptor.block, pairs, size, path)
+    own_path = {name.removeprefix(f"{place}."): path for name, path in paths.items()}
+    needs: dict[str, Need] = {}
     if isinstance(descriptor, DPA2Config):
-        path = paths.get(f"{place}.descriptor.three_body", "reference")
-        terms["three-body terms"] = _three_body(descriptor, pairs, size, path)
-        path = paths.get(f"{place}.descriptor.repformer", "reference")
-        terms |= _repformer(descriptor, pairs, size, path)
+        path = own_path.get("descriptor.repinit", "reference")
+        needs["initializer"] = _se_atten(descriptor.block, pairs, size, path, is_alone=False)
+        path = own_path.get("descriptor.three_body", "reference")
+        needs["three-body terms"] = _three_body(descriptor, pairs, size, path)
+        needs |= _repformer(descriptor, pairs, size, own_path.get("descriptor.repformer", "reference"))
+        width = descriptor.repformer.g1_dim
+    else:
+        path = own_path.get("descriptor.se_atten", "reference")
+        needs["descriptor"] = _se_atten(descriptor.block, pairs, size, path, is_alone=True)
+        width = descriptor.neuron[-1] * descriptor.axis_neuron
     size = 8 if (dtype or config.fitting_net.precision) == "float64" else 4
-    at_once = min(pairs.n_atoms, ATOMS_AT_ONCE) if f"{place}.fitting" in paths else pairs.n_atoms
-    terms["fitting net"] = float(size * _PER_CHANNEL * at_once * sum(config.fitting_net.neuron))
+    needs["fitting net"] = _fitting(config.fitting_net, width, pairs.n_atoms, size, "fitting" in own_path)
+    terms = {name: need.kept for name, need in needs.items()}
+    terms["graph"] = _graph(descriptor, pairs)
+    terms["temporary arrays"] = max(need.work for need in needs.values())
     return terms
 
 
@@ -130,56 +168,120 @@ def _sum(parts: Iterable[Terms]) -> Terms:
     return total
 
 
-def _fast_geometry(edges: float, size: int, path: str) -> float:
-    """The environment matrix of a block: by autograd, or rows, switches and their gradients."""
-    return edges * (_GEOMETRY * EXACT if path == "torch" else 10 * size + 4 * EXACT)
+def _graph(descriptor: DPA1Config | DPA2Config, pairs: Pairs) -> float:
+    """The edges of the model, and the shorter lists that its blocks share."""
+    total = _PER_EDGE * pairs.edges(descriptor.rcut, descriptor.nsel)
+    if isinstance(descriptor, DPA2Config):
+        blocks = descriptor.block, descriptor.repformer, descriptor.three_body
+        cuts = {(block.rcut, block.nsel) for block in blocks if block} - {(descriptor.rcut, descriptor.nsel)}
+        total += sum(_PER_CUT * pairs.edges(*cut) for cut in cuts)
+    return total
 
 
-def _se_atten(block: SeAttenConfig, pairs: Pairs, size: int, path: str) -> float:
+def _fitting(config: FittingConfig, width: int, n_atoms: int, size: int, is_fast: bool) -> Need:
+    """Activations of all atoms or, in a fast net, derivatives by its `width` inputs and activations of some atoms."""
+    neuron = config.neuron or (0,)
+    if not is_fast:
+        return Need(float(size * sum(neuron) * n_atoms), float(size * 2 * max(neuron) * n_atoms))
+    at_once = min(n_atoms, ATOMS_AT_ONCE)
+    return Need(float(size * 2 * width * n_atoms), float(size * (sum(neuron) + 2 * max(neuron)) * at_once))
+
+
+def _se_atten(block: SeAttenConfig, pairs: Pairs, size: int, path: str, *, is_alone: bool) -> Need:
     edges, width, n_rows = pairs.edges(block.rcut, block.nsel), block.neuron[-1], (block.lmax + 1) ** 2
-    if path != "reference":
-        per_atom = size * (2 * n_rows * width + 1.5 * width * block.axis_neuron)
-        features = kept_bytes(edges, width, block.attn_layer, size) if block.attn_layer else 0.0
+    moments = size * n_rows * (width + block.axis_neuron) * pairs.n_atoms
+    invariants = size * width * block.axis_neuron * pairs.n_atoms
+    if path == "reference":
+        padded = pairs.padded(block.rcut, block.nsel)
+        per_edge = sum(block.neuron) + width + n_rows  # activations; what is laid side by side for the sums
+        per_edge += 3 * width * (block.tebd_input_mode == "strip") + 10 * n_rows * (block.lmax > 1)
+        per_edge += block.attn_layer * (6 * block.attn + 4 * width)
+        squares = 8 * block.attn_layer * pairs.squares(block.rcut, block.nsel)
+        kept = size * (per_edge * edges + (n_rows + width) * padded + squares) + _GEOMETRY * edges + moments
+        work = 2 * size * width * padded * is_alone  # otherwise all of the repformer is gone before
+        return Need(kept, work + invariants)
+    work = invariants + moments + edges * (6 * size + _VECTOR * (1 if is_alone else 2))
+    if block.attn_layer:
+        features = kept_bytes(edges, width, block.attn_layer, size)
         if features > MOST_KEPT:
             features *= min(1.0, CENTERS_AT_ONCE / pairs.n_atoms)
-        return _fast_geometry(edges, size, path) + features + per_atom * pairs.n_atoms
-    per_edge = _PER_CHANNEL * sum(block.neuron) + 3 * block.tebd_dim
-    per_edge += 1.3 * (n_rows + width) + 10 * n_rows * (block.lmax > 1)  # stacked for products, and the harmonics
-    per_edge += 4 * width * (block.tebd_input_mode == "strip")
-    per_edge += block.attn_layer * (6 * block.attn + 4 * width)
-    per_pair = 8 * block.attn_layer
-    return size * (per_edge * edges + per_pair * pairs.squares(block.rcut, block.nsel))
+        return Need(edges * (5 * size + EXACT) + features + moments, work)
+    if path == "kernels":
+        return Need(edges * (5 * size + EXACT) + moments, work)  # rows, switch; argument of the tables
+    places = 2 * INDEX + 4 + size + 4 * EXACT  # kinds and columns, row and place in the tables, rows of the sums
+    return Need(edges * (_GEOMETRY + places) + moments, work)
 
 
-def _three_body(config: DPA2Config, pairs: Pairs, size: int, path: str) -> float:
+def _three_body(config: DPA2Config, pairs: Pairs, size: int, path: str) -> Need:
     block = config.three_body
     if block is None:
-        return 0.0
-    if path != "reference":
-        return _fast_geometry(pairs.edges(block.rcut, block.nsel), size, path)
-    per_pair = _PER_CHANNEL * sum(block.neuron) + 3 * block.tebd_dim
-    return size * per_pair * pairs.squares(block.rcut, block.nsel)
+        return Need(0.0, 0.0)
+    edges, squares = pairs.edges(block.rcut, block.nsel), pairs.squares(block.rcut, block.nsel)
+    work = edges * (5 * size + _VECTOR)
+    if path == "kernels":
+        return Need(edges * (5 * size + _VECTOR), work)
+    is_strip = block.tebd_input_mode == "strip"
+    if path == "torch":  # row, place, product and slope of every pair, but with a factor these are found again
+        places = 0.0 if is_strip else (4 + 3 * size) * (squares + edges) / 2
+        return Need(edges * (_GEOMETRY + _VECTOR) + places, work)
+    width = block.neuron[-1]
+    per_pair = sum(block.neuron) + width + 1 + (3 * width + 1) * is_strip  # activations, features and the product
+    return Need(edges * (_GEOMETRY + _VECTOR) + size * per_pair * squares, work)
 
 
-def _repformer(config: DPA2Config, pairs: Pairs, size: int, path: str) -> Terms:
+def _repformer(config: DPA2Config, pairs: Pairs, size: int, path: str) -> dict[str, Need]:
+    if path == "reference":
+        return {"repformer": _reference_repformer(config, pairs, size)}
+    return (_compiled_repformer if path == "kernels" else _fused_repformer)(config, pairs, size)
+
+
+def _compiled_repformer(config: DPA2Config, pairs: Pairs, size: int) -> dict[str, Need]:
+    part = config.repformer
+    n_layers, node, edge, moments = part.nlayers, part.g1_dim, part.g2_dim, 3 * (part.g1_dim + part.g2_dim)
+    edges, n_atoms = pairs.edges(part.rcut, part.nsel), pairs.n_atoms
+    frugal = edges >= FRUGAL_FROM  # keeps neither what attention nor what nodes went through
+    attends = (n_layers - 1) * (part.update_g2_has_attn and not frugal)
+    per_edge = size * (5 + (n_layers - 1 + attends) * edge + attends) + _VECTOR  # rows, switch; the first is made again
+    per_atom = n_layers * ((1 if frugal else 3) * node + moments) + 3 * edge
+    messages = min(n_atoms, ATOMS_PER_CHUNK) * edges / max(n_atoms, 1) * node
+    work = edges * (size * (2 * edge + 5) + 3 * INDEX + _VECTOR) + size * ((2 * node + moments) * n_atoms + messages)
+    return {"pair channel": Need(per_edge * edges, work), "atom channel": Need(float(size * per_atom * n_atoms), 0.0)}
+
+
+def _fused_repformer(config: DPA2Config, pairs: Pairs, size: int) -> dict[str, Need]:
+    part = config.repformer
+    n_layers, node = part.nlayers, part.g1_dim
+    edge = aligned(part.g2_dim, torch.empty(0, dtype=torch.float64 if size == 8 else torch.float32, device="cpu"))
+    edges, sums = pairs.edges(part.rcut, part.nsel), 4 * node + 3 * part.g2_dim  # moments of both channels, convolution
+    heads = part.attn2_nhead if part.update_g2_has_attn else 0
+    normalized = size * (n_layers - 1) * (edge + 1) * edges * (heads > 0)
+    slots = size * (13 + n_layers * edge) + 2 * INDEX  # geometry twice, pair channels; places
+    kept = edges * (_GEOMETRY + _VECTOR + slots) + normalized * (normalized <= KEPT_BYTES)
+    tile = size * max(heads, 4) * pairs.squares(part.rcut, part.nsel)
+    scratch = min(TILE_BYTES, tile) * (22 if heads else 10)  # temporary arrays of a tile, in units of its attention
+    work = size * (5 * edges + (n_layers * sums + 2 * node) * pairs.n_atoms) + scratch
+    per_atom = n_layers * (sums + 3 * node) + node
+    return {"pair channel": Need(kept, work), "atom channel": Need(float(size * per_atom * pairs.n_atoms), 0.0)}
+
+
+def _reference_repformer(config: DPA2Config, pairs: Pairs, size: int) -> Need:
     part = config.repformer
     n_layers, node, edge = part.nlayers, part.g1_dim, part.g2_dim
-    edges = pairs.edges(part.rcut, part.nsel)
-    if path != "reference":
-        frugal = path == "kernels" and edges >= FRUGAL_FROM  # keeps neither what attention nor what nodes went through
-        attends = n_layers - 1 if part.update_g2_has_attn else 0
-        moments = 3 * (edge + node)
-        per_atom = n_layers * ((1 if frugal else 3) * node + moments + (moments + node if path == "torch" else 0))
-        per_edge = edge * (n_layers + (1 if frugal else attends + 1))
-        return {
-            "pair channel": _fast_geometry(edges, size, path) + size * per_edge * edges,
-            "atom channel": float(size * per_atom * pairs.n_atoms),
-        }
+    cut = part.rcut, part.nsel
+    edges, padded, squares = pairs.edges(*cut), pairs.padded(*cut), pairs.squares(*cut)
+    # neighbors, their weights, both products of the convolution; directions of two moments
+    per_edge = node + 3 * (node if part.g1_out_conv else edge) * part.update_g1_has_conv + 6
+    per_edge += part.update_g1_has_attn * part.attn1_nhead * (2 * part.attn1_hidden + 3 * node)
+    dense = (edge + 3) * part.update_g1_has_grrg + (node + 3) * part.update_g1_has_drrd
+    updates = 2 * edge + 3 * node * part.update_g2_has_g1g1
     heads = part.attn2_nhead * (part.update_g2_has_attn or part.update_h2)
-    kept = 6.2 * node + 7 * edge
-    kept += part.update_g1_has_attn * part.attn1_nhead * (2 * part.attn1_hidden + 3 * node)
-    attention = 1.4 * heads * (part.attn2_hidden + 2 * edge) * edges + 7 * heads * pairs.squares(part.rcut, part.nsel)
-    return {"repformer": size * (n_layers * kept * edges + (n_layers - 1) * attention)}
+    # query, key, value and output; logits, softmax and their weights, switch and cosine
+    updates += (2 * heads * (part.attn2_hidden + edge) + edge) * (heads > 0)
+    of_pairs = (6 * heads + 2) * (heads > 0)
+    kept = n_layers * (per_edge * edges + dense * padded) + (n_layers - 1) * (updates * edges + of_pairs * squares)
+    kept += edge * edges + (edge + 3) * padded  # embedding and last moment
+    kept += n_layers * (4 * (edge + node) + 2 * node) * pairs.n_atoms
+    return Need(size * kept + (_GEOMETRY + _VECTOR) * edges, size * (node + edge) * padded)
 
 
 def split_by_memory(costs: Iterable[float], limit: float) -> Iterator[range]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from ase import Atoms
@@ -71,10 +72,11 @@ class NeighborList:
         ValueError
             If positions or cell are not finite, or the cell is singular; see `build_neighbor_list`.
         """
-        positions, cell, pbc = _read_geometry(atoms)
+        known_lattice = np.array_equal(atoms.cell.array, self.cell) and np.array_equal(atoms.pbc, self.pbc)
+        positions, cell, pbc = _read_geometry(atoms, check_lattice=not known_lattice)
         if len(positions) != len(self.positions) or not np.array_equal(pbc, self.pbc):
             return False
-        same_cell = np.array_equal(cell[pbc], self.cell[pbc])
+        same_cell = known_lattice or np.array_equal(cell[pbc], self.cell[pbc])
         if len(positions) == 0 or (same_cell and np.array_equal(positions, self.positions)):
             return True
         before, shrinkage = self.positions, 0.0
@@ -85,7 +87,11 @@ class NeighborList:
         moves = positions - before  # (N, 3)
         moves -= moves.mean(axis=0)
         loss = 2.0 * _norms(moves).max() + (self.cutoff + self.skin) * shrinkage
-        return bool(loss + _rounding(positions, cell) + _rounding(self.positions, self.cell) <= self.skin)
+        return bool(loss + _rounding(positions, cell) + self._rounding <= self.skin)
+
+    @cached_property
+    def _rounding(self) -> float:
+        return _rounding(self.positions, self.cell)
 
     def pairs(self, atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return the pairs of `atoms` within the cutoff, the cutoff itself included.
@@ -158,7 +164,7 @@ def build_neighbor_list(atoms: Atoms, cutoff: float, skin: float = 0.0) -> Neigh
     return NeighborList(center, neighbor, shift, cutoff, skin, positions, cell, pbc)
 
 
-def _read_geometry(atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _read_geometry(atoms: Atoms, *, check_lattice: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Copy positions (N, 3), cell (3, 3) and pbc (3,) of `atoms`, or raise a ValueError that says what is wrong."""
     positions = np.array(atoms.positions, dtype=np.float64, order="C")
     cell = np.array(atoms.cell, dtype=np.float64, order="C")
@@ -172,7 +178,7 @@ def _read_geometry(atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         )
     if not (np.abs(cell) < MAX_LENGTH).all():
         raise ValueError(f"cell {cell.tolist()} has entries that are not finite numbers below {MAX_LENGTH:g} Å")
-    if pbc.any():
+    if check_lattice and pbc.any():
         _check_lattice(cell, pbc)
     return positions, cell, pbc
 

@@ -77,16 +77,16 @@ _KNOWN = WeakTensorKeyDictionary()  # tensor -> (version, {column: answer})
 
 
 def has_nonzero(table: Tensor, first_column: int = 0) -> bool:
-    """Whether `table` (T, C) holds anything but zeros from a column on; looked up once while it is not changed.
+    """Whether `table` (T, C) or (T,) holds anything but zeros from a column on; looked up once while it is not changed.
 
     To read a number on a GPU is to wait for all the work it still has; the tables of a model are always the same.
     """
     if table.is_inference():  # such tensors do not count their changes
-        return bool(table[:, first_column:].any())
+        return bool(table[..., first_column:].any())
     version, answers = _KNOWN.get(table, (None, {}))
     if version != table._version:
         version, answers = table._version, {}
         _KNOWN[table] = version, answers
     if first_column not in answers:
-        answers[first_column] = bool(table[:, first_column:].any())
+        answers[first_column] = bool(table[..., first_column:].any())
     return answers[first_column]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
 
 import numpy as np
 import torch
 from ase import Atoms
 from torch import Tensor
 
-from .graph import AtomicGraph, norms
+from .graph import AtomicGraph, norms, row_starts
 from .neighbors import NeighborList
 
 TOO_CLOSE = 1e-5  # Å; below, directions are noise and forces infinite
@@ -33,7 +35,7 @@ class Topology:
     cutoff: float  # Å
 
     @classmethod
-    def of(cls, lists: Sequence[NeighborList], device: torch.device | str = "cpu") -> Topology:
+    def of(cls, lists: Sequence[NeighborList], device: torch.device | str = "cpu") -> Self:
         """Join neighbor lists of one common cutoff."""
         parts = []
         first_atom = first_image = 0
@@ -56,6 +58,11 @@ class Topology:
         )
         return cls(center, neighbor, image, shift, shift_structure, structure, len(lists), lists[0].cutoff)
 
+    @cached_property
+    def offsets(self) -> Tensor:
+        """Where the pairs of every center start, and where the last end: (N + 1,) int64."""
+        return row_starts(self.center, len(self.structure))
+
     def graph(self, structures: Sequence[Atoms], types: Tensor, first_number: int | None = None) -> AtomicGraph:
         """The pairs that are within the cutoff now.
 
@@ -77,10 +84,16 @@ class Topology:
             torch.from_numpy(np.array(rows, dtype=np.float64)).to(self.center.device)
             for rows in (np.concatenate([a.positions for a in structures]), [a.cell.array for a in structures])
         )
-        offsets = (self.shift[:, None, :] @ cells[self.shift_structure]).squeeze(1)  # (M, 3) Å
+        images = (self.shift[:, None, :] @ cells[self.shift_structure]).squeeze(1)  # (M, 3) Å
+        graph = self.near(types, positions, images)
+        _refuse_coincident(graph, first_number)
+        return graph
+
+    def near(self, types: Tensor, positions: Tensor, images: Tensor) -> AtomicGraph:
+        """The pairs within the cutoff for `positions` (N, 3) and displacements of `images` (M, 3), both in Å."""
         vectors = positions.index_select(0, self.neighbor)
         vectors -= positions.index_select(0, self.center)
-        vectors += offsets.index_select(0, self.image)  # last, so that j -> i is the exact negative of i -> j
+        vectors += images.index_select(0, self.image)  # last, so that j -> i is the exact negative of i -> j
         lengths = norms(vectors)
         # the training code's list is open at the cutoff; the shorter lists of the blocks are closed
         near = torch.nonzero(lengths < self.cutoff).squeeze(-1)
@@ -89,7 +102,6 @@ class Topology:
         )
         graph = AtomicGraph(types, center, neighbor, vectors, self.structure, None, self.n_structures, self.cutoff)
         vars(graph)["lengths"] = lengths
-        _refuse_coincident(graph, first_number)
         return graph
 
 

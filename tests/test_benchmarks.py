@@ -21,6 +21,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "benchmarks"))  # scripts, not a package
 
 import compare  # noqa: E402
+import heads_cost  # noqa: E402
 import make_models  # noqa: E402
 import measurements  # noqa: E402
 import peers  # noqa: E402
@@ -147,6 +148,16 @@ def test_structures_are_whole_molecules(n_atoms):
     assert len(atoms) == n_atoms
     assert len(bonds) == len({b for _, b in bonds}) == 2 * (n_atoms // 3)
     assert all(atoms.numbers[b] == 1 for _, b in bonds)
+
+
+def test_heads_are_counted_and_compared(tmp_path):
+    """A tiny model: nets of 32 and 32 on 24 + 4 channels, (28 * 32 + 32 * 32 + 32) products and sums."""
+    heads_cost.write_model(tmp_path / "model.pt", "tiny", n_heads=2)
+    atoms = heads_cost.copper()
+    cost, how = heads_cost.measure(tmp_path / "model.pt", atoms, "float64", repeats=1)
+    assert (cost.n_heads, cost.n_atoms, cost.operations) == (2, 108, 2 * (28 * 32 + 32 * 32 + 32))
+    assert cost.one > 0
+    assert "2 heads" in heads_cost.line("tiny", atoms, cost, how)
 
 
 def test_impossible_sizes_are_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from pathlib import Path
 
@@ -144,6 +145,12 @@ def test_the_command_writes_the_table(tmp_path):
     assert result.exit_code == 0, result.output
     expected = model_deviation([Path(m) for m in models], frames, device="cpu")
     np.testing.assert_allclose(np.loadtxt(out)[:, 1:], expected.values, rtol=1e-6, atol=1e-7)  # positions of 8 digits
+    folder = tmp_path / "folder"
+    assert CliRunner().invoke(main, [*command[:6], "--out", str(folder), "--device", "cpu"]).exit_code == 0
+    assert (folder / "model_devi.out").read_text() == out.read_text()
+    (system,) = json.loads((folder / "model_devi.json").read_text())["systems"].values()
+    np.testing.assert_allclose(system["max_devi_f"], expected["max_devi_f"], rtol=1e-6, atol=1e-7)
+    assert "Deviation of forces" in (folder / "report.html").read_text()
     assert (
         CliRunner().invoke(main, ["model-devi", "-m", models[0], "-s", str(tmp_path / "frames.extxyz")]).exit_code == 2
     )

@@ -16,6 +16,7 @@ from dpa2_ase import DPA2Calculator, heads, load_potential
 from dpa2_ase.checkpoint.writing import HeadNotes, write_checkpoint
 from dpa2_ase.cli import main
 from dpa2_ase.nn.descriptors import DPA2
+from dpa2_ase.training.heads import random_potential
 
 DATA = Path(__file__).parent / "data" / "parity"
 FILES = ("multitask-heads", "multitask-shared-fitting", "multitask-old-layout")
@@ -32,9 +33,13 @@ def of_first_head(path: Path, **options) -> DPA2Calculator:
 @pytest.mark.parametrize("mode", ["auto", "torch", "reference"])
 @pytest.mark.parametrize("name", FILES)
 def test_every_head_gives_its_own_numbers(name, mode):
-    """Within 1e-12 of a calculator of its own: the operations are the same ones."""
+    """Within 1e-12 of a calculator of its own: the operations are the same ones, as far as no others add up faster.
+
+    Energies alone are computed by all nets together, in another order of sums: 1e-12 of some hundred eV in float64.
+    """
     path, atoms = DATA / f"{name}.pt", zoo.structure("sheared")
-    found = of_first_head(path, mode=mode).evaluate_heads(atoms, forces=True)
+    calc = of_first_head(path, mode=mode)
+    found, energies_alone = calc.evaluate_heads(atoms, forces=True), calc.evaluate_heads(atoms)
     assert len(found.groups) == 1
     assert list(found.heads) == list(heads(path))
     for head, result in found.heads.items():
@@ -42,6 +47,54 @@ def test_every_head_gives_its_own_numbers(name, mode):
         assert result.energy == pytest.approx(alone["energy"], abs=1e-10)
         np.testing.assert_allclose(result.forces, alone["forces"], atol=1e-11)
         np.testing.assert_allclose(result.energies.sum(), result.relative, atol=1e-9)
+        together = energies_alone[head]
+        assert together.forces is None
+        assert together.energy == pytest.approx(alone["energy"], rel=1e-12)
+        np.testing.assert_allclose(together.energies, result.energies, atol=1e-12 * np.abs(alone["energies"]).max())
+        assert together.reference == result.reference
+
+
+def unlike_nets(path: Path) -> Path:
+    """Heads of one descriptor whose nets differ in everything that keeps nets apart, and two that are alike."""
+    section = {
+        "type_map": ["O", "H", "Cu"],
+        "descriptor": {
+            "type": "dpa1", "neuron": [4, 8], "axis_neuron": 3, "attn_layer": 0, "rcut": 4.0, "rcut_smth": 1.0,
+            "sel": 40, "tebd_dim": 4, "precision": "float64",
+        },
+    }  # fmt: skip
+    nets = {
+        "wide": {"neuron": [56, 56]},
+        "twin": {"neuron": [56, 56]},
+        "growing": {"neuron": [14, 28, 28], "resnet_dt": False},
+        "smooth": {"neuron": [28, 28], "activation_function": "gelu"},
+        "single": {"neuron": [30, 30], "precision": "float32"},
+        "told": {"neuron": [56, 56], "numb_fparam": 2, "numb_aparam": 1},
+        "vacuum": {"neuron": [56, 56], "atom_ener": [-1.0, -2.0, -3.0]},
+    }
+    potentials = {}
+    for seed, (name, net) in enumerate(nets.items()):
+        fitting = {"precision": "float64", "resnet_dt": True} | net
+        potentials[name] = random_potential(section | {"fitting_net": fitting}, "model", seed=seed)
+        potentials[name].model.descriptor = potentials["wide"].model.descriptor
+        potentials[name].model.out_bias += torch.arange(3.0)[:, None] * (seed + 1)
+        potentials[name].model.fitting.bias_atom_e += 0.1 * seed
+    write_checkpoint(path, potentials)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["auto", "torch"])
+def test_nets_of_any_shapes_are_evaluated_together(tmp_path, mode):
+    """Float64 to 1e-12 of some eV; the float32 net to its own rounding, 1e-6."""
+    path, atoms = unlike_nets(tmp_path / "heads.pt"), zoo.structure("sheared")
+    options = {"device": "cpu", "mode": mode, "fparam": [0.3, -0.2], "aparam": np.linspace(-1, 1, len(atoms))[:, None]}
+    found = DPA2Calculator(path, head="wide", **options).evaluate_heads(atoms)
+    assert found.groups == (tuple(heads(path)),)
+    for name, result in found.heads.items():
+        (alone,) = DPA2Calculator(path, head=name, **options).evaluate([atoms], ["energy", "energies"])
+        tolerance = 1e-6 if name == "single" else 1e-12
+        assert result.energy == pytest.approx(alone["energy"], rel=tolerance)
+        np.testing.assert_allclose(result.energies.sum(), alone["energy"] - result.reference, atol=100 * tolerance)
 
 
 def test_the_descriptor_is_computed_once(monkeypatch):

@@ -8,6 +8,7 @@ places.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -18,10 +19,10 @@ from torch import Tensor, nn
 
 from dpa2_ase.config import SeAttenConfig, ThreeBodyConfig
 from dpa2_ase.graph import AtomicGraph
-from dpa2_ase.kernels.cpu import available, library
+from dpa2_ase.kernels.cpu import available, library, trainable_tables
 from dpa2_ase.kernels.cpu.library import Library
 from dpa2_ase.kernels.cpu.trainable_se_atten import TrainableSeAtten
-from dpa2_ase.kernels.cpu.trainable_tables import shared_table
+from dpa2_ase.kernels.cpu.trainable_tables import TrainedTables, tabulate
 from dpa2_ase.kernels.cpu.trainable_three_body import TrainableThreeBody
 from dpa2_ase.model import differentiable
 from dpa2_ase.neighbors import build_neighbor_list
@@ -55,10 +56,25 @@ COMMON: dict[str, dict[str, object]] = {
     "truncated": {"nsel": 9},
     "excluded-types": {"exclude_types": ((0, 1), (2, 2)), "nsel": 9},
 }
-OPTIONS = {"SeAtten": COMMON | {"one-side": {"type_one_side": True}}, "ThreeBody": COMMON}
+COMMON |= {
+    f"concat-{name}": COMMON[name] | {"tebd_input_mode": "concat"}
+    for name in ("official", "timestep", "no-skip", "truncated", "excluded-types")
+}
+ONE_SIDE: dict[str, dict[str, object]] = {
+    "one-side": {"type_one_side": True},
+    "concat-one-side": {"type_one_side": True, "tebd_input_mode": "concat"},
+}
+OPTIONS = {"SeAtten": COMMON | ONE_SIDE, "ThreeBody": COMMON}
+MODES = [(kind, mode) for kind in ("SeAtten", "ThreeBody") for mode in ("strip", "concat")]
 BLOCKS = [(kind, name) for kind, options in OPTIONS.items() for name in options]
 Twin = type[TrainableSeAtten] | type[TrainableThreeBody]
 TWINS: dict[str, Twin] = {"SeAtten": TrainableSeAtten, "ThreeBody": TrainableThreeBody}
+
+
+@pytest.fixture
+def always_tables(monkeypatch):
+    """Tables also where so few edges or so many pairs of types make the reference quicker."""
+    monkeypatch.setattr(trainable_tables, "NODES_PER_ROW", dict.fromkeys(trainable_tables.NODES_PER_ROW, 1e9))
 
 
 def random_block(kind: str, options: dict[str, object], n_types: int = N_TYPES) -> SeAtten | ThreeBody:
@@ -130,6 +146,7 @@ def assert_agrees(found: dict[str, Tensor], expected: dict[str, Tensor], limit: 
 
 
 @pytest.mark.parametrize(("kind", "option"), BLOCKS)
+@pytest.mark.usefixtures("always_tables")
 def test_options(kind, option):
     """All derivatives of every structure, alone and as one batch."""
     reference = random_block(kind, OPTIONS[kind][option])
@@ -141,22 +158,38 @@ def test_options(kind, option):
         assert_agrees(evaluate(twin, reference, graph), evaluate(reference, reference, graph), 1e-9)
 
 
-@pytest.mark.parametrize("kind", TWINS)
-def test_many_elements(kind):
+@pytest.mark.parametrize(("kind", "mode"), MODES)
+@pytest.mark.usefixtures("always_tables")
+def test_many_elements(kind, mode):
     """Only pairs of elements that are neighbors take part."""
-    reference = random_block(kind, {}, n_types=90)
+    reference = random_block(kind, {"tebd_input_mode": mode}, n_types=90)
     twin = TWINS[kind].from_reference(reference, torch.float64)
     graph = graph_of(90, *periodic_table(90))
     assert len(graph.types.unique()) > 15
     assert_agrees(evaluate(twin, reference, graph), evaluate(reference, reference, graph), 1e-9)
 
 
-@pytest.mark.parametrize("own_precision", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("kind", TWINS)
-def test_single_precision(kind, own_precision):
+def test_tables_of_pairs_where_they_pay(kind):
+    """Few pairs of types and many edges: tables, close to the reference. Many pairs, few edges: the very reference."""
+    reference = random_block(kind, {"tebd_input_mode": "concat"}, n_types=90)
+    twin = TWINS[kind].from_reference(reference, torch.float64)
+    water = zoo.liquid(150, 12.0)
+    water.numbers = water.numbers % 2
+    for structures, is_tabulated in ([water], True), (periodic_table(90), False):
+        graph = graph_of(90, *structures)
+        found, expected = evaluate(twin, reference, graph), evaluate(reference, reference, graph)
+        assert_agrees(found, expected, 1e-9)
+        assert torch.equal(found["vectors"], expected["vectors"]) != is_tabulated
+
+
+@pytest.mark.parametrize("own_precision", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(("kind", "mode"), MODES)
+@pytest.mark.usefixtures("always_tables")
+def test_single_precision(kind, mode, own_precision):
     """Sums of hundreds of terms of either sign, each with a few roundings of 6e-8, and tables good to 3e-7."""
-    exact = random_block(kind, {})
-    reference = random_block(kind, {}).to(own_precision)
+    exact = random_block(kind, {"tebd_input_mode": mode})
+    reference = random_block(kind, {"tebd_input_mode": mode}).to(own_precision)
     twin = TWINS[kind].from_reference(reference, torch.float32)
     graph = graph_of(N_TYPES, zoo.liquid(60, 10.0), zoo.structure("molecule"))
     found = evaluate(twin, reference, graph)
@@ -166,21 +199,23 @@ def test_single_precision(kind, own_precision):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("kind", TWINS)
+@pytest.mark.parametrize(("kind", "mode"), MODES)
+@pytest.mark.usefixtures("always_tables")
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_libraries(name, kind, dtype):
+def test_libraries(name, kind, mode, dtype):
     """Vectors of other lengths."""
-    reference = random_block(kind, {})
+    reference = random_block(kind, {"tebd_input_mode": mode})
     twin = TWINS[kind](reference, dtype, LIBRARIES[name])  # type: ignore[arg-type]
     graph = graph_of(N_TYPES, zoo.structure("skew"), zoo.structure("molecule"))
     limit = {torch.float64: 1e-9, torch.float32: 4e-6}[dtype]
     assert_agrees(evaluate(twin, reference, graph), evaluate(reference, reference, graph), limit)
 
 
-@pytest.mark.parametrize("kind", TWINS)
-def test_some_derivatives_only(kind):
+@pytest.mark.parametrize(("kind", "mode"), MODES)
+@pytest.mark.usefixtures("always_tables")
+def test_some_derivatives_only(kind, mode):
     """A pass for forces computes no gradients of weights, and the other way around; the numbers are the same."""
-    reference = random_block(kind, {})
+    reference = random_block(kind, {"tebd_input_mode": mode})
     twin = TWINS[kind].from_reference(reference, torch.float64)
     graph, embedding = graph_of(N_TYPES, zoo.structure("skew")), type_embedding(reference)
     parameters = list(reference.parameters())
@@ -198,10 +233,11 @@ def test_some_derivatives_only(kind):
         assert torch.equal(x, y)
 
 
-@pytest.mark.parametrize("kind", TWINS)
-def test_weights_of_the_moment(kind):
+@pytest.mark.parametrize(("kind", "mode"), MODES)
+@pytest.mark.usefixtures("always_tables")
+def test_weights_of_the_moment(kind, mode):
     """Nothing is remembered of earlier weights and statistics."""
-    reference = random_block(kind, {})
+    reference = random_block(kind, {"tebd_input_mode": mode})
     twin = TWINS[kind].from_reference(reference, torch.float64)
     graph = graph_of(N_TYPES, zoo.structure("skew"))
     evaluate(twin, reference, graph)
@@ -213,10 +249,11 @@ def test_weights_of_the_moment(kind):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("kind", TWINS)
-def test_threads(kind, dtype):
+@pytest.mark.parametrize(("kind", "mode"), MODES)
+@pytest.mark.usefixtures("always_tables")
+def test_threads(kind, mode, dtype):
     """Bit for bit the same."""
-    reference = random_block(kind, {}).to(dtype)
+    reference = random_block(kind, {"tebd_input_mode": mode}).to(dtype)
     twin = TWINS[kind].from_reference(reference, dtype)
     graph = graph_of(N_TYPES, zoo.liquid(150, 12.0), zoo.structure("molecule"))
     one = evaluate(twin, reference, graph)
@@ -277,7 +314,6 @@ def test_no_second_derivatives(kind):
     [
         ("SeAtten", {"attn_layer": 1, "attn": 4}, "attention"),
         ("SeAtten", {"lmax": 2}, "lmax"),
-        *((kind, {"tebd_input_mode": "concat"}, "tebd_input_mode") for kind in TWINS),
         *((kind, {"activation_function": "relu"}, "kinks") for kind in TWINS),
     ],
 )
@@ -291,27 +327,40 @@ def test_obstacle_of_angular_statistics():
     assert "empty neighbor slots" in (TrainableThreeBody.obstacle(block) or "")
 
 
+def tables_of(
+    functions: Callable[[Tensor, Tensor], Tensor], ranges: list[list[float]], *options: float
+) -> TrainedTables:
+    found = tabulate(functions, *torch.tensor(ranges, dtype=torch.float64).T, *options, 4096)
+    assert found is not None
+    return found
+
+
 def test_tables_do_not_depend_on_the_range():
     """Where two of them overlap they are the same: a difference of two passes sees no error of tables jump."""
-    small, large = (shared_table(lambda x: torch.sin(3 * x), -limit, limit, 0.25, 1e-9) for limit in (2.03, 3.9))
-    assert small is not None
-    assert large is not None
-    assert small.width == large.width
-    skipped = round((small.lower - large.lower) / small.width)
+    small, large = (
+        tables_of(lambda x, _: torch.sin(3 * x)[:, None], [[-limit, limit]], 0.25, 1e-9) for limit in (2.03, 3.9)
+    )
+    assert small.lattice.width == large.lattice.width
+    skipped = int(small.lattice.start - large.lattice.start)
     n_cells = len(small.coefficients)
     assert torch.equal(small.coefficients, large.coefficients[skipped : skipped + n_cells])
 
 
 @pytest.mark.parametrize("tolerance", [1e-6, 1e-9])
 def test_the_error_of_tables_is_what_was_asked_for(tolerance):
-    """The estimate is good to a factor of two."""
-    table = shared_table(lambda x: torch.cat([torch.tanh(3 * x), x * x], 1), -4.0, 4.0, 1.0, tolerance)
-    assert table is not None
-    x = torch.linspace(-4, 4, 10_001, dtype=torch.float64)
-    cell = ((x - table.lower) / table.width).floor().to(torch.int64)
-    local = 2 * ((x - table.lower) / table.width - cell) - 1
-    degrees = torch.arange(1, 6)
-    powers = degrees * local[:, None] ** (degrees - 1)
-    slope = torch.einsum("nq,nqc->nc", powers, table.coefficients[cell, 1:]) * 2 / table.width
-    exact = torch.stack([3 / torch.cosh(3 * x) ** 2, 2 * x], dim=1)
-    assert (slope - exact).abs().max() <= 2 * tolerance * exact.abs().max()
+    """The estimate is good to a factor of two; in every table of several, of unequal ranges."""
+    ranges = [[-4.0, 4.0], [0.5, 0.6], [-3.3, 1.2]]
+    slopes = torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64)
+    tables = tables_of(lambda x, table: torch.stack([torch.tanh(slopes[table] * x), x * x], 1), ranges, 1.0, tolerance)
+    lattice = tables.lattice
+    for number, (lower, upper) in enumerate(ranges):
+        x, steepness = torch.linspace(lower, upper, 10_001, dtype=torch.float64), slopes[number]
+        place = (x / lattice.width).floor()
+        local = 2 * (x / lattice.width - place) - 1
+        cell = place.to(torch.int64) - lattice.start[number] + lattice.first[number]
+        assert lattice.owner[cell].eq(number).all()
+        degrees = torch.arange(1, 6)
+        powers = degrees * local[:, None] ** (degrees - 1)
+        slope = torch.einsum("nq,nqc->nc", powers, tables.coefficients[cell, 1:]) * 2 / lattice.width
+        exact = torch.stack([steepness / torch.cosh(steepness * x) ** 2, 2 * x], dim=1)
+        assert (slope - exact).abs().max() <= 2 * tolerance * 8.0  # the largest slope of all

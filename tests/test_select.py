@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -199,6 +201,28 @@ def test_structures_come_with_reasons(data, tmp_path):
     assert [int(row["frame"]) for row in rows] == [atoms.info["mine"] for atoms in frames]
     assert [row["reason"] for row in rows] == [atoms.info["select_reason"] for atoms in frames]
     assert outs[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_says_where_the_selection_comes_from(data, tmp_path):
+    folder = tmp_path / "out"
+    found = run("select", data, "-m", MODEL, "-n", 3, "--seed", 4, "-o", folder)
+    assert found.exit_code == 0, found.output
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "selected.extxyz", "selection.csv", "selection.png", "selection.svg", "select.json", "report.html"
+    }  # fmt: skip
+    facts = json.loads((folder / "select.json").read_text())
+    frames = read(folder / "selected.extxyz", ":")
+    assert [int(part["frame"]) for part in facts["selected"]] == [atoms.info["mine"] for atoms in frames]
+    assert facts["provenance"]["settings"]["seed"] == 4
+    assert len(facts["provenance"]["calculator"]["source"]["sha256"]) == 64
+    assert facts["selected"][0]["reason"] in (folder / "report.html").read_text()
+    assert "is a file" in run("select", data, "-m", MODEL, "-o", _taken(tmp_path)).output
+
+
+def _taken(folder: Path) -> Path:
+    (folder / "taken").write_text("")
+    return folder / "taken"
 
 
 def test_a_data_set_without_its_duplicates(data, tmp_path):

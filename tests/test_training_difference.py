@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_training import FRAMES, TINY, emt_frame, table, trainer_of
 
-from dpa2_ase.kernels.cpu import available
+from dpa2_ase.kernels.cpu import available, trainable_tables
 from dpa2_ase.kernels.training import TrainableTwin
 from dpa2_ase.training.data.files import write_frames
 from dpa2_ase.training.difference import STEP, add_gradients, is_truncated, leaves
@@ -20,8 +20,9 @@ from dpa2_ase.training.statistics import set_energy_bias, set_environment_statis
 from dpa2_ase.training.trainer import predict
 
 STRIP = copy.deepcopy(TINY)
-STRIP["descriptor"]["repinit"] |= {"tebd_input_mode": "strip"}
 STRIP["descriptor"]["repformer"] |= {"update_g2_has_attn": True, "attn2_nhead": 2, "attn2_hidden": 4}
+CONCAT = copy.deepcopy(STRIP)
+STRIP["descriptor"]["repinit"] |= {"tebd_input_mode": "strip"}
 VIRIAL = Prefactor(0.1, 0.1)
 LOSSES = {
     "mse": LossConfig(virial=VIRIAL),
@@ -109,10 +110,12 @@ def test_labels_that_are_met_change_nothing():
     assert not by_difference(frozen, potential, potential, batch, LOSSES["mse"], STEP[torch.float64]).any()
 
 
+@pytest.mark.parametrize("section", [STRIP, CONCAT], ids=["strip", "concat"])
 @pytest.mark.parametrize(("precision", "tolerance"), [("float64", FLOAT64), ("float32", FLOAT32)])
-def test_trainable_twins_have_the_gradient_of_the_reference(precision, tolerance):
+def test_trainable_twins_have_the_gradient_of_the_reference(section, precision, tolerance, monkeypatch):
     assert available()[0], "the compiled kernels are not built; install the package with a C++ compiler"
-    heads, frames = prepared(precision)
+    monkeypatch.setattr(trainable_tables, "NODES_PER_ROW", dict.fromkeys(trainable_tables.NODES_PER_ROW, 1e9))
+    heads, frames = prepared(precision, section)
     potential, batch = heads["Default"], frames.batch(range(5))
     twin = TrainableTwin(potential)
     assert not twin.slow

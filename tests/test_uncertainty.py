@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import shutil
 import warnings
 from functools import cache
@@ -12,9 +14,12 @@ import pytest
 import zoo
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import read, write
+from click.testing import CliRunner, Result
 
 from dpa2_ase import DPA2Calculator
 from dpa2_ase.checkpoint import HeadInfo
+from dpa2_ase.cli import main
 from dpa2_ase.interfaces.fitness import fit_of, ordered
 from dpa2_ase.interfaces.rigidity import MEMBERS, features_of, read_rigidity, standard_model_of, write_rigidity
 from dpa2_ase.uncertainty import Calibration, calibrate, check_uncertainty, quality, uncertainty_file
@@ -210,14 +215,130 @@ def test_heads_are_judged_by_their_known_environments(calibrated):
     """Of two heads that know the elements, the one that knows the environments comes first; far ones do not fit."""
     path, calibration = calibrated
     atoms = labelled(3, 20)[0]
+    symbols = atoms.get_chemical_symbols()
     info = HeadInfo("A", zoo.SYMBOLS, zoo.SYMBOLS, (), "ener")
     node = DPA2Calculator(path, device="cpu").get_descriptors(atoms)
-    near = fit_of(info, atoms, calibration.rigidity, node)
-    far = fit_of(info, atoms, calibration.rigidity, 100 * node)
+    near = fit_of(info, symbols, calibration.rigidity, node)
+    far = fit_of(info, symbols, calibration.rigidity, 100 * node)
     assert near.fits
     assert "strangest atom" in near.reason
     assert not far.fits
-    assert ordered({"unknown": fit_of(info, atoms), "far": far, "near": near}) == ["near", "unknown"]
+    assert ordered({"unknown": fit_of(info, symbols), "far": far, "near": near}) == ["near", "unknown"]
+
+
+# ---- commands --------------------------------------------------------------------------------------------------------
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def by_command(tmp_path_factory) -> Path:
+    """A folder with a model, calibrated by the command, and labelled frames it has not seen."""
+    folder = tmp_path_factory.mktemp("commands")
+    shutil.copy(MODEL, folder / "model.pt")
+    for name, frames in (("known", labelled(1, 12)), ("validation", labelled(2, 10)), ("new", labelled(3, 20)[:3])):
+        write(folder / f"{name}.extxyz", list(frames))
+    write(folder / "far.extxyz", too_near())
+    done = run(
+        "calibrate", folder / "known.extxyz", "--validation", folder / "validation.extxyz", "-m", folder / "model.pt",
+        "--references", 16, "--device", "cpu", "-o", folder / "calibration",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert f"written: {uncertainty_file(folder / 'model.pt')}" in done.output
+    return folder
+
+
+def test_the_command_calibrates_as_the_function(by_command, calibrated):
+    """Positions of the files have 8 digits. Those turn the axes of directions that no frame tells apart, and with them
+
+    the random last layers: the forces' scale is that of other `MEMBERS` draws, right within 1 / sqrt(2 MEMBERS).
+    """
+    found, expected = read_rigidity(by_command / "model.pt", "Default"), calibrated[1].rigidity
+    assert found.energy_scale == pytest.approx(expected.energy_scale, rel=1e-4)
+    assert found.forces_scale == pytest.approx(expected.forces_scale, rel=1 / np.sqrt(2 * MEMBERS))
+    stored = json.loads((by_command / "calibration" / "calibration.json").read_text())
+    assert stored["quality"]["energies, structures"]["actual / predicted"] == pytest.approx(1.0, abs=1e-6)
+    assert len(stored["provenance"]["calculator"]["source"]["sha256"]) == 64
+    assert "Validation" in (by_command / "calibration" / "report.html").read_text()
+
+
+def test_a_single_point_tells_its_uncertainties(by_command, tmp_path):
+    words = ("singlepoint", by_command / "new.extxyz", "-m", by_command / "model.pt", "--device", "cpu")
+    names = "energy,forces,stress,forces_uncertainty"
+    done = run(*words, "--uncertainty", "--properties", names, "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "usual" in done.output
+    frames = read(tmp_path / "out" / "singlepoint.extxyz", ":")
+    stored = json.loads((tmp_path / "out" / "uncertainty.json").read_text())
+    with (tmp_path / "out" / "uncertainty.csv").open(newline="") as stream:
+        rows = [*csv.DictReader(stream)]
+    assert len(rows) == sum(map(len, frames))
+    calc = DPA2Calculator(by_command / "model.pt", uncertainty=True, device="cpu")
+    expected = calc.evaluate(read(by_command / "new.extxyz", ":"), ["energies_uncertainty", "forces_uncertainty"])
+    for atoms, part, wanted in zip(frames, stored["structures"], expected, strict=True):
+        assert part["energy_uncertainty"] == pytest.approx(atoms.info["energy_uncertainty"], rel=1e-6)
+        np.testing.assert_allclose(part["energies_uncertainty"], wanted["energies_uncertainty"], rtol=1e-9)
+        np.testing.assert_allclose(atoms.arrays["energies_uncertainty"], wanted["energies_uncertainty"], rtol=1e-6)
+        np.testing.assert_allclose(part["forces_uncertainty"], wanted["forces_uncertainty"], rtol=1e-9)
+        assert atoms.arrays["representation_distance"].shape == (len(atoms),)
+    assert {*rows[0]} >= {"structure", "atom", "element", "representation_distance", "forces_uncertainty_x"}
+    assert stored["thresholds"].keys() == {"energies_uncertainty", "representation_distance"}
+    assert "uncertainty" in (tmp_path / "out" / "report.html").read_text()
+    again = run(*words, "--uncertainty", "--properties", names, "-o", tmp_path / "out")
+    assert "complete already" in again.output
+    assert run(*words, "--uncertainty", "-o", tmp_path / "alone.extxyz").exit_code == 0
+    assert "energies_uncertainty" in read(tmp_path / "alone.extxyz").arrays
+
+
+def test_errors_are_compared_with_uncertainties(by_command, tmp_path):
+    words = ("evaluate", by_command / "validation.extxyz", "-m", by_command / "model.pt", "--device", "cpu")
+    done = run(*words, "--uncertainty", "-o", tmp_path / "out", "--no-report")
+    assert done.exit_code == 0, done.output
+    stored = json.loads((tmp_path / "out" / "uncertainty.json").read_text())
+    assert stored["quality"]["actual / predicted"] == pytest.approx(1.0, abs=1e-4)  # calibrated on these, 8 digits
+    assert len(stored["structures"]) == 10
+
+
+@pytest.mark.filterwarnings("always:.* at step :UserWarning")  # the command prints it
+def test_dynamics_by_command_warns_or_stops(by_command, tmp_path):
+    words = ["md", by_command / "far.extxyz", "-m", by_command / "model.pt", "--device", "cpu", "--steps", 2]
+    words += ["--timestep", 0.01, "--temperature", 10, "--interval", 1, "--no-report"]
+    words += ["--max-force", 1e9, "--min-distance", 0, "--max-temperature", 1e9]
+    warned = run(*words, "--uncertainty", "-o", tmp_path / "warned")
+    assert warned.exit_code == 0, warned.output
+    assert "representation_distance is" in warned.output
+    stopped = run(*words, "--uncertainty", "stop", "-o", tmp_path / "stopped")
+    assert stopped.exit_code == 3, stopped.output
+    assert "was stopped" in stopped.output
+
+
+@pytest.mark.parametrize("command", ["singlepoint", "evaluate", "md"])
+def test_without_calibration_commands_say_how_to_make_one(by_command, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(MODEL, "bare.pt")
+    extra = ["--steps", 1] if command == "md" else []
+    words = [command, by_command / "new.extxyz", "-m", "bare.pt", "--device", "cpu", *extra]
+    done = run(*words, "--uncertainty")
+    assert done.exit_code == 2
+    assert "no calibration bare.pt.uncertainty.npz; make it from labelled frames with dpa2 calibrate" in done.output
+    assert {path.name for path in tmp_path.iterdir()} == {"bare.pt"}
+    assert "goes with --uncertainty" in run(*words, "--calibration", uncertainty_file(by_command / "model.pt")).output
+    assert "dispersion" in run(*words, "--uncertainty", "--dispersion", "PBE").output
+
+
+def test_elements_of_which_nothing_was_held_out_are_as_far_apart_as_others(tmp_path):
+    """Distances of known environments to themselves would call everything else strange."""
+    frames = labelled(2, 10)
+    symbols = sorted({symbol for atoms in frames for symbol in atoms.symbols})
+    held_out = []
+    for atoms in frames:
+        kept = atoms[[symbol != symbols[0] for symbol in atoms.symbols]]
+        kept.calc = SinglePointCalculator(kept, energy=0.0, forces=np.zeros((len(kept), 3)))
+        held_out.append(kept)
+    found = calibrate(MODEL, labelled(1, 12), held_out, device="cpu", references=16, target=tmp_path / "u.npz").rigidity
+    assert found.reach[symbols[0]] > 0.1 * min(found.reach[symbol] for symbol in symbols[1:])
 
 
 def test_too_little_to_calibrate_with(tmp_path):

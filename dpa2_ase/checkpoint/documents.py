@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 from ..config import UnsupportedModelError
@@ -67,21 +66,19 @@ def _own_dataset(file: Any, reference: str) -> Any:
 
 def read_yaml(path: Path) -> RawFile:
     """A ``.yaml`` file, read with the safe loader, without aliases and deep nesting: both can exhaust the machine."""
+    import yaml  # no other format needs it
+
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     content = path.read_bytes()
-    _check_events(yaml.parse(content, Loader=loader))
-    tree = yaml.load(content, Loader=loader)  # the safe one
-    return _read_document(tree, None, "DeePMD-kit serialized model (.yaml)")
-
-
-def _check_events(events: Iterator[Any]) -> None:
     depth = 0
-    for event in events:
+    for event in yaml.parse(content, Loader=loader):
         if isinstance(event, yaml.AliasEvent):
             raise CheckpointError("YAML aliases do not belong in a model file")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise CheckpointError("this YAML file is nested deeper than any model")
+    tree = yaml.load(content, Loader=loader)  # the safe one
+    return _read_document(tree, None, "DeePMD-kit serialized model (.yaml)")
 
 
 def read_exported(archive: zipfile.ZipFile) -> RawFile:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from .calibrate import calibrate
 from .compare import compare
 from .convert import convert
 from .elastic import elastic
@@ -90,6 +91,7 @@ main.add_command(vibrations)
 main.add_command(evaluate)
 main.add_command(compare)
 main.add_command(heads)
+main.add_command(calibrate)
 main.add_command(model_devi)
 main.add_command(plan)
 main.add_command(map_)

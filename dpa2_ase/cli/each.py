@@ -13,11 +13,13 @@ from .display import Progress, progress
 from .files import read_structures
 from .models import check_frames, make_calculator
 from .run import Run, at_work, conclude
+from .uncertainty import calibration_facts
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from .options import Common
+    from .journal import JournaledCalculator
+    from .options import Common, Model
 
 BAD_INPUT, NOT_CONVERGED = 2, 3  # exit codes
 
@@ -25,16 +27,23 @@ Row = Mapping[str, Any]
 
 
 @contextmanager
-def begin(command: str, common: Common, settings: Mapping[str, Any], **options: Any) -> Iterator[Run]:
+def begin(
+    command: str,
+    common: Common,
+    settings: Mapping[str, Any],
+    make: Callable[[Model], JournaledCalculator] = make_calculator,
+    **options: Any,
+) -> Iterator[Run]:
     """A run of `command` on the structures and with the model of `common`; prints its table at the end.
 
-    `options` are those of `Run`.
+    `make` gives the calculator; `options` are those of `Run`.
     """
     frames = read_structures(common.structures, common.index)
-    calculator = make_calculator(common.model)
+    calculator = make(common.model)
     check_frames(frames, calculator)
     output = replace(common.output, out=common.output.out or default_folder(common.structures[0], command))
-    with at_work(Run(command, frames, settings, [calculator], output, **options)) as run:
+    decisive = {**settings, **calibration_facts(calculator)}
+    with at_work(Run(command, frames, decisive, [calculator], output, **options)) as run:
         yield run
     conclude(run)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import Common, command, common_options
+from .uncertainty import ASKED, calibration_facts, collect, make_trusted_calculator, uncertainty_options
 
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from ..uncertainty.results import Uncertainties
     from ..workflows.errors import Error, Errors
     from .run import Run
 
@@ -23,38 +26,67 @@ if TYPE_CHECKING:
 @click.option("--group-key", default="config_type", show_default=True, help="Entry of info that frames are grouped by.")
 @click.option("--shift", is_flag=True, help="Fit an energy per atom of each element first.")
 @click.option("--worst", default=10, show_default=True, help="Number of frames to list.")
+@uncertainty_options()
 @common_options()
-def evaluate(common: Common, group_key: str, shift: bool, worst: int, **keys: str | None) -> None:
+def evaluate(  # noqa: PLR0913  # one parameter per option
+    common: Common,
+    group_key: str,
+    shift: bool,
+    worst: int,
+    uncertainty: bool,
+    calibration: Path | None,
+    **keys: str | None,
+) -> None:
     """Errors of a model against labelled frames: STRUCTURES of ASE's formats, DeePMD systems, HDF5 or LMDB."""
     from dataclasses import replace
 
     from ..workflows.errors import errors
     from .display import print_table
     from .each import default_folder, watched
-    from .models import check_frames, make_calculator
+    from .models import check_frames
     from .run import Run, at_work, conclude
 
-    frames = _labelled_frames(common, {name.removesuffix("_key"): value for name, value in keys.items()})
-    calculator = make_calculator(common.model)
+    frames = labelled_frames(common, {name.removesuffix("_key"): value for name, value in keys.items()})
+    calculator = make_trusted_calculator(common.model, uncertainty, calibration)
     check_frames(frames, calculator)
     output = replace(common.output, out=common.output.out or default_folder(common.structures[0], "evaluate"))
     groups = [str(atoms.info.get(group_key, "without group")) for _, atoms in frames]
-    decisive = {"shift": shift, "groups": groups}
+    decisive = {"shift": shift, "groups": groups} | calibration_facts(calculator)
     with at_work(Run("evaluate", frames, decisive, [calculator], output, with_labels=True)) as run:
         names = [name for name, _ in frames]
         with watched("evaluating", run):
             found = errors([atoms for _, atoms in frames], run.calc, names=names, groups=groups, shift=shift)
         _fill(run, found)
         run.keep("errors", found, run.folder)
+        trust = _trust(run, found) if uncertainty else None
+        if trust is not None:
+            run.keep("uncertainty", trust, run.folder)
     if worst > 0:
         print_table(*_worst_frames(found, worst), title="worst frames")
+    if trust is not None and trust.quality is not None:
+        print_table(["energies", ""], [*trust.quality.items()], title="errors against predicted uncertainties")
     conclude(run)
 
 
-def _labelled_frames(common: Common, keys: dict[str, str | None]) -> list[tuple[str, Atoms]]:
-    """Frames with their labels as results of a calculator; every reader of training data serves."""
-    from pathlib import Path
+def _trust(run: Run, found: Errors) -> Uncertainties:
+    """Uncertainties of all frames, and how actual errors of energies compare with them."""
+    from dataclasses import replace
 
+    import numpy as np
+
+    from ..uncertainty.quality import quality
+
+    trust = collect(run, run.calc.evaluate([atoms for _, atoms in run.frames], ASKED))
+    if "energy" not in found.frame_errors:
+        return trust
+    sigmas = trust.energy / np.array([max(len(atoms), 1) for _, atoms in run.frames])
+    errors = found.frame_errors["energy"] / 1000  # meV per atom to eV per atom
+    known = np.isfinite(errors) & (sigmas > 0)
+    return replace(trust, quality=quality(errors[known], sigmas[known]).numbers()) if known.any() else trust
+
+
+def labelled_frames(common: Common, keys: dict[str, str | None]) -> list[tuple[str, Atoms]]:
+    """Frames with their labels as results of a calculator; every reader of training data serves."""
     from ..training.data.files import HDF5_SUFFIXES, read_frames
     from ..training.data.frames import LabelKeys, atoms_of_frame, frame_of_atoms
     from .files import expanded, read_structures

@@ -94,21 +94,12 @@ def _write(
     tables: dict[str, list[list[Any]]],
     frames: Sequence[tuple[str, Atoms]],
 ) -> None:
-    import shlex
-    import sys
-
-    from ..report import Report
-    from ..workflows.files import write_json
     from ..workflows.results import provenance_of
+    from .records import Record, write_record
 
-    provenance = provenance_of(calc)
-    write_json(out / "heads.json", {"structures": facts, "provenance": provenance})
-    command = shlex.join(["dpa2", *sys.argv[1:]])
-    report = Report(f"Heads: {frames[0][0]}", command=command, provenance=provenance)
-    for title, rows in tables.items():
-        report.add_table(title, COLUMNS, rows)
-    report.add_structure("Structures", [atoms for _, atoms in frames], labels=[name for name, _ in frames])
-    report.write(out / "report.html")
+    shown = [(title, COLUMNS, rows) for title, rows in tables.items()]
+    record = Record(f"Heads: {frames[0][0]}", {"structures": facts}, shown, frames=frames)
+    write_record(out, "heads", record, provenance_of(calc))
 
 
 def _rows(found: HeadsEvaluation) -> list[list[Any]]:

@@ -16,11 +16,15 @@ def labelled(atoms: Atoms, results: dict[str, Any], calculator: JournaledCalcula
     from ase.calculators.calculator import all_properties
     from ase.calculators.singlepoint import SinglePointCalculator
 
+    from ..uncertainty.results import OF_ATOMS
+
     copied = atoms.copy()
     copied.info.update(provenance(calculator))
     standard = {name: value for name, value in results.items() if name in all_properties}
     for name, value in results.items():
-        if name not in standard:
+        if name in OF_ATOMS:
+            copied.arrays[name] = value
+        elif name not in standard and name != "thresholds":
             copied.info[name] = value
     copied.calc = SinglePointCalculator(copied, **standard)
     return copied

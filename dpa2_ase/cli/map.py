@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .describing import PICTURES, calculator_of, check_files, data_sets, describe_data, layer_options
 from .options import Common, command, common_options
+from .records import check_folder, is_folder
 
 if TYPE_CHECKING:
+    from ..interfaces.ase import DPA2Calculator
     from ..maps import AtomMap, DataSets
 
 KINDS = (".html", *PICTURES, ".csv", ".npz")
@@ -25,7 +27,8 @@ IN_FOLDER = ("map.html", "map.png", "map.svg", "map.csv", "map.npz")
     "outs",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="FILE.html, .png, .svg, .pdf, .csv or .npz, also several times; or a folder for all. Default: map.html.",
+    help="FILE.html, .png, .svg, .pdf, .csv or .npz, also several times; or a folder for all of these, with map.json "
+    "(where they come from) and report.html. Default: map.html.",
 )
 @click.option("--color", "colors", multiple=True, help="See above; also several times. Default: element.")
 @click.option("--method", type=click.Choice(["tsne", "pca", "umap"]), default="tsne", show_default=True)
@@ -63,7 +66,9 @@ def map_(  # noqa: PLR0913  # one parameter per option
     from ..maps.elements import numbers_of
 
     data = data_sets(common.structures, common.index)
-    check_files([out for out in outs if out.suffix and not out.is_dir()], KINDS, data.files)
+    check_files([out for out in outs if not is_folder(out)], KINDS, data.files)
+    for out in filter(is_folder, outs):
+        check_folder(out)
     colors = colors or (("element",) if per == "atom" else ("data_set",))
     number = None if only is None else int(numbers_of([only])[0])
     _check_packages([out.suffix for out in outs], method if onto is None else "pca")
@@ -83,9 +88,15 @@ def map_(  # noqa: PLR0913  # one parameter per option
     for color in colors:
         atom_map.label(color)  # a label that says nothing is known before anything is written
     click.echo(f"{len(environments)} atoms of {environments.n_structures} structures, {len(atom_map)} points")
+    title = title or ", ".join(name for name, _ in data.parts)
     for path in files:
-        for written in _write(path, atom_map, data, colors, title or ", ".join(name for name, _ in data.parts)):
+        for written in _write(path, atom_map, data, colors, title):
             click.echo(f"written: {written}")
+    settings = {"method": method, "per": per, "points": points, "only": only, "onto": onto, "perplexity": perplexity}
+    settings |= {"seed": seed, "layer": layer, "types": types, "colors": list(colors)}
+    for folder in filter(is_folder, outs):
+        _write_record(folder, atom_map, calc, title, settings)
+        click.echo(f"written: {folder}")
 
 
 def _check_packages(suffixes: Sequence[str], method: str) -> None:
@@ -104,13 +115,44 @@ def _files(outs: Sequence[Path], store: Path | None) -> tuple[list[Path], Path |
     """Files to write, and where representations are kept: inside a folder that was asked for."""
     files: list[Path] = []
     for out in outs or (Path("map.html"),):
-        if out.suffix and not out.is_dir():
+        if not is_folder(out):
             files.append(out)
             continue
         out.mkdir(exist_ok=True)
         files += [out / name for name in IN_FOLDER]
         store = store or out / "descriptors"
     return files, store
+
+
+def _write_record(folder: Path, atom_map: AtomMap, calc: DPA2Calculator, title: str, settings: dict[str, Any]) -> None:
+    """What the map is of, and its pictures on one page."""
+    from functools import partial
+
+    import numpy as np
+
+    from ..maps.pictures import draw_map
+    from ..workflows.results import provenance_of
+    from .records import Record, write_record
+
+    environments, kind = atom_map.environments, "element" if atom_map.per == "atom" else "data_set"
+    kinds, counts = (found.tolist() for found in np.unique(atom_map.label(kind), return_counts=True))
+    facts = {
+        "data_sets": title,
+        "structures": environments.n_structures,
+        "atoms": len(environments),
+        "points": len(atom_map),
+        "points_of": dict(zip(map(str, kinds), counts, strict=True)),
+        "axes": list(atom_map.axes),
+    }
+    figures = [(color.replace("_", " "), partial(draw_map, atom_map, color)) for color in settings["colors"]]
+    record = Record(
+        f"Map: {title}",
+        facts,
+        [("Points", [kind.replace("_", " "), "points"], [*zip(map(str, kinds), counts, strict=True)])],
+        figures,
+        notes=["map.html in the same folder shows the structures beside the map."],
+    )
+    write_record(folder, "map", record, provenance_of(calc, **settings))
 
 
 def _write(path: Path, atom_map: AtomMap, data: DataSets, colors: Sequence[str], title: str) -> list[Path]:

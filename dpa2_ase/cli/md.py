@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import Common, command, common_options
+from .options import Common, OptionalValue, command, common_options
+from .uncertainty import make_trusted_calculator, uncertainty_options
 from .values import Flags
 
 if TYPE_CHECKING:
@@ -21,6 +24,12 @@ if TYPE_CHECKING:
     from .run import Run
 
 ENSEMBLES = ("nve", "nvt-bussi", "nvt-langevin", "nvt-nose-hoover", "npt-isotropic", "npt-full", "npt-axes")
+
+
+WATCHED = click.option(
+    "--uncertainty", cls=OptionalValue, without="warn", type=click.Choice(["warn", "stop"]),
+    help="Warn where a calibrated threshold is passed, or also stop at the second one (dpa2 calibrate).",
+)  # fmt: skip
 
 
 @command()
@@ -46,8 +55,18 @@ ENSEMBLES = ("nve", "nvt-bussi", "nvt-langevin", "nvt-nose-hoover", "npt-isotrop
 @click.option("--rdf", is_flag=True, help="Radial distribution of the frames.")
 @click.option("--msd", is_flag=True, help="Mean squared displacement and diffusion of the frames.")
 @click.option("--vdos", is_flag=True, help="Vibrational density of states; needs frames every few fs.")
+@uncertainty_options(WATCHED)
 @common_options()
-def md(common: Common, rdf: bool, msd: bool, vdos: bool, steps: int, **settings: Any) -> None:
+def md(  # noqa: PLR0913  # what is analysed and watched
+    common: Common,
+    rdf: bool,
+    msd: bool,
+    vdos: bool,
+    steps: int,
+    uncertainty: str | None,
+    calibration: Path | None,
+    **settings: Any,
+) -> None:
     """Molecular dynamics of STRUCTURES, one after the other; stops if one explodes (exit code 3)."""
     from ..workflows.md_watch import ExplosionError
     from .display import progress
@@ -55,7 +74,11 @@ def md(common: Common, rdf: bool, msd: bool, vdos: bool, steps: int, **settings:
 
     has_ramp = settings["temperature_end"] is not None
     decisive = settings | {"rdf": rdf, "msd": msd, "vdos": vdos} | ({"steps": steps} if has_ramp else {})
-    with begin("md", common, decisive, goal={} if has_ramp else {"steps": steps}, journal=False) as run:
+    settings["uncertainty"] = uncertainty or "ignore"
+    decisive |= {} if uncertainty is None else {"uncertainty": uncertainty}
+    goal = {} if has_ramp else {"steps": steps}
+    make = partial(make_trusted_calculator, wanted=uncertainty, calibration=calibration)
+    with begin("md", common, decisive, make, goal=goal, journal=False) as run:
         for index, (name, atoms) in enumerate(run.frames):
             _clear(run, index)
             atoms.calc = run.calc
@@ -86,7 +109,8 @@ def _simulate(
     from ..workflows.md_watch import Limits
 
     atoms, folder = run.frames[index][1], run.folder_of(index)
-    limits = Limits(settings.pop("max_temperature"), settings.pop("max_force"), settings.pop("min_distance"))
+    names = ("max_temperature", "max_force", "min_distance", "uncertainty")
+    limits = Limits(*(settings.pop(name) for name in names))
     return simulate(
         atoms, steps=steps, folder=folder, resume=not run.is_new, limits=limits, on_progress=on_progress, **settings
     )

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from .options import Model
 
 
-def make_calculator(choice: Model) -> JournaledCalculator:
-    """The calculator a user asks for."""
+def make_calculator(choice: Model, *, uncertainty: bool | Path = False) -> JournaledCalculator:
+    """The calculator a user asks for; `uncertainty` as for `DPA2Calculator`."""
     parts = asdict(choice)
     dispersion = parts.pop("dispersion")
-    calculator = JournaledCalculator(**parts)
+    calculator = JournaledCalculator(**parts, uncertainty=uncertainty)
     calculator.dispersion = dispersion
     return calculator
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .describing import PICTURES, calculator_of, check_files, data_sets, describe_data, layer_options
 from .options import Common, command, common_options
+from .records import check_folder, is_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 WAYS = ("farthest", "density", "outliers", "duplicates", "like")
 STRUCTURES = (".extxyz", ".xyz", ".traj", ".db", ".json")
+IN_FOLDER = ("selected.extxyz", "selection.csv", "selection.png", "selection.svg")
 
 
 @command()
@@ -40,7 +42,8 @@ STRUCTURES = (".extxyz", ".xyz", ".traj", ".db", ".json")
     "outs",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="FILE.extxyz (or what ASE writes), .csv or .png, also several times. Default: selected.extxyz.",
+    help="FILE.extxyz (or what ASE writes), .csv or .png, also several times; or a folder for these, with select.json "
+    "(where they come from) and report.html. Default: selected.extxyz.",
 )
 @layer_options
 @common_options(output=False)
@@ -69,6 +72,7 @@ def select(  # noqa: PLR0913  # one parameter per option
     """
     from ..maps import selection as ways
     from ..maps.duplicates import find_duplicates
+    from ..workflows.results import provenance_of
 
     outs = outs or (Path("selected.extxyz"),)
     if (by == "like") != (query is not None):
@@ -77,7 +81,11 @@ def select(  # noqa: PLR0913  # one parameter per option
         raise ValueError(f"--known says nothing to --by {by}; it goes with farthest and outliers")
     data = data_sets(common.structures, common.index)
     base = data_sets(known) if known else None
-    check_files(outs, (*STRUCTURES, ".csv", *PICTURES), [*data.files, *(base.files if base else [])])
+    folders = [out for out in outs if is_folder(out)]
+    inputs = [*data.files, *(base.files if base else [])]
+    check_files([out for out in outs if out not in folders], (*STRUCTURES, ".csv", *PICTURES), inputs)
+    for folder in folders:
+        check_folder(folder)
     calc = calculator_of(common.model, any_head=True)
     described = describe_data(data, calc, store, (layer, types))
     reference = None if base is None else describe_data(base, calc, store and store / "known", (layer, types))
@@ -93,9 +101,14 @@ def select(  # noqa: PLR0913  # one parameter per option
     else:
         selection = ways.select_farthest(described, count, reference)
     _print(selection, described)
-    for path in outs:
-        _write(path, selection, described, data, invert=invert)
-        click.echo(f"written: {path}")
+    settings = {"by": by, "count": count, "known": known, "query": query, "atom": atom, "threshold": threshold}
+    settings |= {"tolerance": tolerance, "invert": invert, "seed": seed, "layer": layer, "types": types}
+    for out in outs:
+        if out in folders:
+            _write_folder(out, selection, described, data, provenance_of(calc, **settings))
+        else:
+            _write(out, selection, described, data, invert=invert)
+        click.echo(f"written: {out}")
 
 
 def _query(path: str, atom: int, calc: DPA2Calculator, layer: tuple[str, bool]) -> tuple[np.ndarray, int]:
@@ -114,14 +127,62 @@ def _query(path: str, atom: int, calc: DPA2Calculator, layer: tuple[str, bool]) 
 def _print(selection: Selection, described: Environments) -> None:
     from .display import print_table
 
+    print_table(*_table(selection, described), title=_title(selection, described))
+
+
+def _title(selection: Selection, described: Environments) -> str:
+    return f"{selection.what}: {len(selection)} of {described.n_structures} structures"
+
+
+def _table(selection: Selection, described: Environments) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows: what was chosen, in order, and why."""
     rows = [
         [str(rank), str(name), str(frame), f"{score:.4g}", reason]
         for rank, (name, frame, score, reason) in enumerate(
             zip(*_origins(selection, described), selection.scores, selection.reasons, strict=True), start=1
         )
     ]
-    title = f"{selection.what}: {len(selection)} of {described.n_structures} structures"
-    print_table(["", "data set", "frame", selection.score_name, "reason"], rows, title=title)
+    return ["", "data set", "frame", selection.score_name, "reason"], rows
+
+
+def _write_folder(
+    folder: Path, selection: Selection, described: Environments, data: DataSets, provenance: dict[str, Any]
+) -> None:
+    """Structures, table, picture, and a page with all of them."""
+    from functools import partial
+
+    from ..maps.pictures import draw_selection
+    from .records import Record, write_record
+
+    folder.mkdir(exist_ok=True)
+    for name in IN_FOLDER:
+        _write(folder / name, selection, described, data, invert=provenance["settings"]["invert"])
+    columns, rows = _table(selection, described)
+    names = ["rank", "data_set", "frame", "score", "reason"]
+    facts = {
+        "what": selection.what,
+        "score_name": selection.score_name,
+        "structures": described.n_structures,
+        "selected": [dict(zip(names, row, strict=True)) for row in rows],
+    }
+    record = Record(
+        _title(selection, described),
+        facts,
+        [("Selected", columns, rows)],
+        [("Selected among all", partial(draw_selection, selection, described))],
+        frames=_named(selection, described, data),
+    )
+    write_record(folder, "select", record, provenance)
+
+
+def _named(selection: Selection, described: Environments, data: DataSets) -> list[tuple[str, Atoms]]:
+    """The first structures that were selected, by data set and frame."""
+    from ..maps.sources import pick
+    from .records import MOST_FRAMES
+
+    chosen = [int(number) for number in dict.fromkeys(selection.structures(described))][:MOST_FRAMES]
+    found, labels = pick(data, chosen), described.structure_labels
+    return [(f"{labels['data_set'][number]}@{int(labels['frame'][number])}", found[number]) for number in chosen]
 
 
 def _origins(selection: Selection, described: Environments) -> tuple[list[str], list[int]]:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from .. import derivatives
 from ..checkpoint import HeadInfo
 from ..config import AnyModelConfig
 from ..graph import AtomicGraph
-from ..kernels import Engine, accelerate, choose_mode
+from ..kernels import Engine, accelerate, choose_mode, topology_maker
 from ..memory import Pairs, evaluation_bytes, evaluation_terms, split_by_memory
 from ..model import Potential, differentiable
 from ..neighbors import NeighborList
@@ -81,7 +81,8 @@ class Evaluator:
         self.potential = self.reference if path == "reference" else accelerate(potential, path, dtype, reason)
         self.device, self._own_dtype = device, None if dtype is None else str(dtype).removeprefix("torch.")
         self._proven = 0.0  # bytes of the largest structure that was checked; freed memory may not look available
-        self.reader = StructureReader(self.reference, heads, head, fparam=fparam, aparam=aparam)
+        join = topology_maker(path, self.reference)
+        self.reader = StructureReader(self.reference, heads, head, fparam=fparam, aparam=aparam, join=join)
         self.rigidity: Rigidity | None = None  # tells uncertainties where it is set
         if mode == path and self.engine.slow:
             warnings.warn(_left_behind(self.engine), UserWarning, stacklevel=2)
@@ -325,7 +326,7 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 
 
 def _rows(structures: Sequence[Atoms]) -> list[slice]:
-    ends = np.cumsum([0, *(len(atoms) for atoms in structures)])
+    ends = [0, *accumulate(len(atoms) for atoms in structures)]
     return [slice(a, b) for a, b in pairwise(ends)]
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from ase import Atoms
 
 from ..checkpoint import HeadInfo
 from .rigidity import Rigidity
@@ -23,17 +22,21 @@ class Fit:
     distance: float | None = None  # of the strangest atom to known environments; above 1 is unusual; None: not known
 
 
-def fit_of(info: HeadInfo, atoms: Atoms, rigidity: Rigidity | None = None, node: np.ndarray | None = None) -> Fit:
+def fit_of(
+    info: HeadInfo, symbols: Sequence[str], rigidity: Rigidity | None = None, node: np.ndarray | None = None
+) -> Fit:
     """Compare a structure with what a head was trained on: elements, and environments where it was calibrated.
 
     Parameters
     ----------
     info
         Of the head.
+    symbols
+        Elements of the atoms, (N,).
     rigidity, node
         Calibration of the head and representations (N, C) of the atoms, where there are any.
     """
-    present = dict.fromkeys(atoms.get_chemical_symbols())
+    present = dict.fromkeys(symbols)
     elements = info.observed or info.elements
     unseen = tuple(symbol for symbol in present if symbol not in elements)
     if unseen:
@@ -43,9 +46,9 @@ def fit_of(info: HeadInfo, atoms: Atoms, rigidity: Rigidity | None = None, node:
         return Fit(False, "the file does not say which elements it was trained on", elements, ())
     others = len({*elements} - {*present})
     reason = f"trained on {', '.join(present) or 'its elements'}" + (f" and {others} more" if others else " alone")
-    if rigidity is None or node is None or not len(atoms):
+    if rigidity is None or node is None or not present:
         return Fit(True, f"{reason}; environments not compared (no calibration)", elements, ())
-    distance = float(rigidity.distances(np.array(atoms.get_chemical_symbols()), node).max())
+    distance = float(rigidity.distances(np.array(symbols), node).max())
     stop = rigidity.thresholds["representation_distance"][1]
     near = f"strangest atom at {distance:.3g} of the usual distance to known environments"
     return Fit(distance <= stop, f"{reason}; {near}", elements, (), distance)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,73 +20,16 @@ from ..checkpoint import heads as read_heads
 from ..config import ModelConfig, UnsupportedModelError
 from ..graph import AtomicGraph
 from ..kernels import AcceleratedPotential, accelerate
-from ..model import differentiable
+from ..kernels.heads import HeadEnergies
+from ..model import Potential, differentiable
 from ..nn.atomic_models import StandardModel
-from ..nn.se_atten import BlockOutput
 from .context import autograd
-from .fitness import Fit, fit_of, ordered
+from .fitness import fit_of
+from .head_results import HeadResult, HeadsEvaluation
 from .reader import StructureReader
 from .rigidity import Rigidity, read_rigidity, uncertainty_file
 
-
-@dataclass(frozen=True, eq=False)
-class HeadResult:
-    """What one head says of a structure."""
-
-    name: str
-    energy: float  # eV
-    reference: float  # eV, the head's own energies of the free elements, summed
-    energies: np.ndarray  # (N,) eV, of atoms, without these references
-    forces: np.ndarray | None  # (N, 3) eV/Å
-    fit: Fit
-    group: int  # heads of one group share a descriptor
-
-    @property
-    def relative(self) -> float:
-        """Energy above the head's references, eV: what can be compared between heads."""
-        return self.energy - self.reference
-
-
-@dataclass(frozen=True, eq=False)
-class HeadsEvaluation:
-    """One structure by many heads.
-
-    Attributes
-    ----------
-    heads
-        By name, in the order of the file.
-    left_out
-        Heads that were not evaluated, and why.
-    groups
-        Names of heads that share a descriptor; one pass of the descriptor was made for each group.
-    """
-
-    heads: Mapping[str, HeadResult]
-    left_out: Mapping[str, str]
-    groups: tuple[tuple[str, ...], ...]
-    n_atoms: int
-
-    def __getitem__(self, name: str) -> HeadResult:
-        return self.heads[name]
-
-    @property
-    def fitting(self) -> tuple[HeadResult, ...]:
-        """Heads that fit the structure, the most particular first, each with its reason in ``fit``; none is chosen."""
-        return tuple(self.heads[name] for name in ordered({n: h.fit for n, h in self.heads.items()}))
-
-    def spread(self, names: Sequence[str] | None = None) -> float:
-        """Standard deviation of the relative energies of some heads (all that fit), eV per atom."""
-        chosen = [self.heads[name] for name in names] if names is not None else list(self.fitting)
-        values = [head.relative / max(self.n_atoms, 1) for head in chosen]
-        return float(np.std(values)) if values else float("nan")
-
-    def forces_spread(self, names: Sequence[str] | None = None) -> np.ndarray:
-        """Deviation of the forces of some heads (all that fit), (N,) eV/Å, as in a committee."""
-        chosen = [self.heads[name] for name in names] if names is not None else list(self.fitting)
-        found = [head.forces for head in chosen if head.forces is not None]
-        if not found:
-            raise ValueError("no forces of heads that fit; use evaluate_heads(atoms, forces=True) or name heads")
-        return np.sqrt((np.std(found, axis=0) ** 2).sum(axis=-1))
+SETS_KEPT = 8  # of heads that were asked for together
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,14 +37,22 @@ class _Head:
     """One head in use: its descriptor is that of its group."""
 
     potential: AcceleratedPotential
-    reader: StructureReader
-    bias: torch.Tensor  # (T,) eV
+    reader: StructureReader  # that of all heads of the group which take the same parameters
 
     @property
     def model(self) -> StandardModel:
         model = self.potential.model
         assert isinstance(model, StandardModel)  # others are left out
         return model
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Heads that share a descriptor."""
+
+    first: Checkpoint
+    names: list[str] = field(default_factory=list)
+    readers: dict[str, StructureReader] = field(default_factory=dict)
 
 
 class HeadSet:
@@ -132,9 +84,9 @@ class HeadSet:
         self.infos = read_heads(path)
         self._loaded: dict[str, _Head] = {}
         self._left_out: dict[str, str] = {}
-        self._groups: list[list[str]] = []
-        self._states: list[Checkpoint] = []  # of the first head of every group
+        self._groups: list[_Group] = []
         self._rigidities: dict[str, Rigidity | None] = {}
+        self._energies = lru_cache(SETS_KEPT)(self._head_energies)
 
     @autograd()
     def evaluate(self, atoms: Atoms, names: Sequence[str] | None = None, *, forces: bool = False) -> HeadsEvaluation:
@@ -150,69 +102,72 @@ class HeadSet:
         unknown = [name for name in chosen if name not in self.infos]
         if unknown:
             raise ValueError(f"{self.path} has no heads {unknown}; it has {[*self.infos]}")
-        left_out: dict[str, str] = {}
-        for name in chosen:
-            obstacle = self._obstacle(name, atoms)
-            if obstacle is not None and names is not None:
-                raise ValueError(f"head {name!r}: {obstacle}")
-            if obstacle is not None:
-                left_out[name] = obstacle
+        left_out = self._obstacles(chosen, atoms)
+        if left_out and names is not None:
+            name, obstacle = next(iter(left_out.items()))
+            raise ValueError(f"head {name!r}: {obstacle}")
         able = [name for name in chosen if name not in left_out]
         found: dict[str, HeadResult] = {}
         for number, group in enumerate(self._groups):
-            members = [name for name in group if name in able]
+            members = tuple(name for name in group.names if name in able)
             if members:
                 found |= {h.name: h for h in self._evaluate_group(number, members, atoms, forces)}
-        groups = tuple(tuple(n for n in group if n in found) for group in self._groups)
+        groups = tuple(tuple(n for n in group.names if n in found) for group in self._groups)
         return HeadsEvaluation(
             {name: found[name] for name in able}, left_out, tuple(group for group in groups if group), len(atoms)
         )
 
-    def _obstacle(self, name: str, atoms: Atoms) -> str | None:
-        """Why a head cannot evaluate a structure; loads it."""
-        if self.infos[name].kind != "ener":
-            return f"it predicts {self.infos[name].kind}, not energies"
-        if name not in self._loaded and name not in self._left_out:
-            self._load(name)
-        if name in self._left_out:
-            return self._left_out[name]
-        try:
-            self._loaded[name].reader.check(atoms)
-        except ValueError as error:
-            return str(error)
-        return None
+    def _obstacles(self, names: Sequence[str], atoms: Atoms) -> dict[str, str]:
+        """Why heads cannot evaluate a structure, for those that cannot; loads them."""
+        found: dict[str, str] = {}
+        checked: dict[int, str | None] = {}
+        for name in names:
+            if self.infos[name].kind != "ener":
+                found[name] = f"it predicts {self.infos[name].kind}, not energies"
+                continue
+            if name not in self._loaded and name not in self._left_out:
+                self._load(name)
+            if name in self._left_out:
+                found[name] = self._left_out[name]
+                continue
+            reader = self._loaded[name].reader
+            if id(reader) not in checked:
+                checked[id(reader)] = _complaint(reader, atoms)
+            complaint = checked[id(reader)]
+            if complaint is not None:
+                found[name] = complaint
+        return found
 
-    def _evaluate_group(self, number: int, names: Sequence[str], atoms: Atoms, forces: bool) -> Iterator[HeadResult]:
-        first = self._loaded[names[0]]
-        neighbors = first.reader.neighbor_list(atoms, 0.0)
-        graph = first.reader.graph([atoms], [neighbors])
+    def _evaluate_group(self, number: int, names: tuple[str, ...], atoms: Atoms, forces: bool) -> Iterator[HeadResult]:
+        heads = [self._loaded[name] for name in names]
+        first, together = heads[0], self._energies(names)
+        graph = first.reader.graph([atoms], [first.reader.neighbor_list(atoms, 0.0)])
+        known = {id(head.reader): head.reader for head in heads}
+        read = {key: reader.parameters([atoms]) for key, reader in known.items()}
+        parameters = [read[id(head.reader)] for head in heads]
         graph = differentiable(graph) if forces else graph
+        pushes: list[np.ndarray | None] = [None] * len(heads)
         with first.potential.computing(), torch.set_grad_enabled(forces):
             output = first.model.represent(graph)
-            for name in names:
-                yield self._result(number, name, atoms, output, graph, last=name == names[-1])
+            if forces or self.mode == "reference":  # derivatives by head, and plain formulas
+                each = [h.model.contributions(output, graph, *p) for h, p in zip(heads, parameters, strict=True)]
+                pushes = [_forces(part, graph) for part in each] if forces else pushes
+                atomic = torch.stack([part.detach() for part in each])
+            else:
+                atomic = together(output, graph, parameters)
+        bias = together.references(graph.types)
+        totals, zeros = atomic.sum(dim=1).tolist(), bias.sum(dim=1).tolist()
+        energies, node = (atomic - bias).cpu().numpy(), None
+        symbols = atoms.get_chemical_symbols()
+        for row, name in enumerate(names):
+            rigidity = self._rigidity(name)
+            if rigidity is not None and node is None:
+                node = output.node.detach().double().cpu().numpy()
+            fit = fit_of(self.infos[name], symbols, rigidity, node)
+            yield HeadResult(name, totals[row], zeros[row], energies[row], pushes[row], fit, number)
 
-    def _result(  # noqa: PLR0913  # a pass and what is asked of it
-        self, number: int, name: str, atoms: Atoms, output: BlockOutput, graph: AtomicGraph, *, last: bool
-    ) -> HeadResult:
-        head = self._loaded[name]
-        atomic = head.model.contributions(output, graph, *head.reader.parameters([atoms]))
-        bias = head.bias[graph.types].masked_fill(head.model.exclusions.excluded_atoms[graph.types], 0.0)
-        forces = None
-        if torch.is_grad_enabled():
-            (gradient,) = torch.autograd.grad(atomic.sum(), graph.vectors, retain_graph=not last)
-            forces = derivatives.forces(gradient, graph).cpu().numpy()
-        rigidity = self._rigidity(name)
-        node = output.node.detach().double().cpu().numpy() if rigidity is not None else None
-        return HeadResult(
-            name=name,
-            energy=float(atomic.detach().sum()),
-            reference=float(bias.sum()),
-            energies=(atomic.detach() - bias).cpu().numpy(),
-            forces=forces,
-            fit=fit_of(self.infos[name], atoms, rigidity, node),
-            group=number,
-        )
+    def _head_energies(self, names: tuple[str, ...]) -> HeadEnergies:
+        return HeadEnergies([self._loaded[name].model for name in names])
 
     def _rigidity(self, name: str) -> Rigidity | None:
         """The calibration of a head, where there is one beside the file."""
@@ -240,20 +195,41 @@ class HeadSet:
         if not isinstance(potential.model, StandardModel):
             self._left_out[name] = f"a {type(potential.model).__name__} is more than a descriptor and a fitting net"
             return
-        bias = potential.model.out_bias[:, 0] + potential.model.fitting.bias_atom_e[:, 0].double()
-        reader = StructureReader(potential, _silent(self.infos), name, **self.parameters)
-        same = next((i for i, first in enumerate(self._states) if share_descriptor(first, checkpoint)), None)
-        if same is None:
-            fast = accelerate(potential, self.mode, self.dtype)
-            self._groups.append([name])
-            self._states.append(checkpoint)
-        else:
+        group = next((group for group in self._groups if share_descriptor(group.first, checkpoint)), None)
+        if group is None:
+            group = _Group(checkpoint)
+            self._groups.append(group)
+        reader = self._reader(group, potential, name)
+        if group.names:
             potential.model.descriptor = nn.Identity()  # type: ignore[assignment]  # the group's takes its place below
-            fast = accelerate(potential, self.mode, self.dtype)
+        fast = accelerate(potential, self.mode, self.dtype)
+        if group.names:
             assert isinstance(fast.model, StandardModel)
-            fast.model.descriptor = self._loaded[self._groups[same][0]].model.descriptor
-            self._groups[same].append(name)
-        self._loaded[name] = _Head(fast, reader, bias)
+            fast.model.descriptor = self._loaded[group.names[0]].model.descriptor
+        group.names.append(name)
+        self._loaded[name] = _Head(fast, reader)
+
+    def _reader(self, group: _Group, potential: Potential, name: str) -> StructureReader:
+        """The reader of a head: heads of a group that take the same parameters have one in common."""
+        takes = [(f.config.numb_fparam, f.n_aparam, f.config.default_fparam) for f in potential.fitting_nets]
+        if str(takes) not in group.readers:
+            group.readers[str(takes)] = StructureReader(potential, _silent(self.infos), name, **self.parameters)
+        return group.readers[str(takes)]
+
+
+def _complaint(reader: StructureReader, atoms: Atoms) -> str | None:
+    """Why a structure cannot be evaluated, if so."""
+    try:
+        reader.check(atoms)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _forces(atomic: torch.Tensor, graph: AtomicGraph) -> np.ndarray:
+    """Forces (N, 3), eV/Å, of one head; the pass of the descriptor is kept for the others."""
+    (gradient,) = torch.autograd.grad(atomic.sum(), graph.vectors, retain_graph=True)
+    return derivatives.forces(gradient, graph).cpu().numpy()
 
 
 def share_descriptor(a: Checkpoint, b: Checkpoint) -> bool:

@@ -13,7 +13,6 @@ import torch
 
 from ..bundled import bundled_model
 from ..checkpoint import file_sha256, load_potential, read_checkpoint
-from ..download import PRETRAINED, model_path
 from ..model import Potential
 from .context import autograd
 from .evaluator import Evaluator
@@ -56,6 +55,8 @@ def find_model(model: str | Path | None) -> Path:
     path = Path(model).expanduser()
     if path.exists():
         return path
+    from ..download import PRETRAINED, model_path  # which loads all that HTTPS needs
+
     names = {name.lower(): name for name in PRETRAINED}
     if str(model).lower() in names:
         return model_path(names[str(model).lower()])

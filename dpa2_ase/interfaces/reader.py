@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -42,14 +42,23 @@ class StructureReader:
         All heads of the model's file and the one in use, for messages.
     fparam, aparam
         Parameters of structures that bring none of their own.
+    join
+        Makes the topology of neighbor lists, as `Topology.of`.
     """
 
-    def __init__(
-        self, potential: Potential, heads: Mapping[str, HeadInfo], head: str | None, *, fparam: Any, aparam: Any
+    def __init__(  # noqa: PLR0913  # what is to be known beside the structures
+        self,
+        potential: Potential,
+        heads: Mapping[str, HeadInfo],
+        head: str | None,
+        *,
+        fparam: Any,
+        aparam: Any,
+        join: Callable[..., Topology] = Topology.of,
     ) -> None:
         self.type_map, self.cutoff = potential.type_map, potential.cutoff
         self.heads, self.head = heads, head
-        self.fparam, self.aparam = fparam, aparam
+        self.fparam, self.aparam, self._join = fparam, aparam, join
         index_of = {symbol: index for index, symbol in enumerate(self.type_map)}
         self._type_of_number = np.array([index_of.get(symbol, -1) for symbol in chemical_symbols])
         info = heads.get(head or "")
@@ -78,7 +87,7 @@ class StructureReader:
     @autograd()
     def topology(self, lists: Sequence[NeighborList]) -> Topology:
         """Neighbor lists on the model's device, of use while they are valid."""
-        return Topology.of(lists, self._device)
+        return self._join(lists, self._device)
 
     @autograd()
     def read(

@@ -168,7 +168,10 @@ def read_rigidity(model: str | Path, head: str, source: str | Path | None = None
     """
     path = Path(source) if source is not None else uncertainty_file(model)
     if not path.exists():
-        raise FileNotFoundError(f"no calibration {path}; make it with dpa2_ase.uncertainty.calibrate(model, frames)")
+        raise FileNotFoundError(
+            f"no calibration {path}; make it from labelled frames with dpa2 calibrate FRAMES --model {model} "
+            f"--head {head}, or with dpa2_ase.uncertainty.calibrate(model, frames)"
+        )
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             stored = {name: file[name] for name in file.files}

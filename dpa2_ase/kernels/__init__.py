@@ -9,9 +9,10 @@ which is float64. Twins have first derivatives only.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from typing import Any, Literal, get_args
 
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 
 from ..model import Potential
+from ..topology import Topology
 
 Mode = Literal["auto", "reference", "torch", "kernels"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -159,6 +161,15 @@ def accelerate(
             setattr(fast.get_submodule(parent), own_name, twin.from_reference(module, dtype or own_dtype))
     fast.requires_grad_(False)
     return fast
+
+
+def topology_maker(mode: str, potential: Potential) -> Callable[..., Topology]:
+    """What joins neighbor lists to a topology for a `potential` in a `mode`, as `Topology.of`."""
+    if mode != "kernels":
+        return Topology.of
+    from .cpu.topology import CompiledTopology
+
+    return partial(CompiledTopology.for_blocks_of, potential.neighbor_limits)
 
 
 def sharing_copy(potential: Potential) -> Potential:

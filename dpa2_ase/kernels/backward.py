@@ -7,19 +7,17 @@ from functools import wraps
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 Backward = Callable[..., Any]
 
 
 def first_derivatives(backward: Backward) -> Backward:
     """Mark the backward of an autograd function that autograd cannot see through; refuses ``create_graph``."""
-    once = once_differentiable(backward)
 
     @wraps(backward)
     def wrapped(ctx: Any, *gradients: Any) -> Any:
         if torch.is_grad_enabled():  # so it is when the caller asked for create_graph
             raise RuntimeError("second derivatives need the reference path; use mode='reference'")
-        return once(ctx, *gradients)
+        return backward(ctx, *gradients)
 
     return wrapped

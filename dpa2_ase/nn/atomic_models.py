@@ -37,6 +37,8 @@ class _Exclusions(nn.Module):
 
     def silence(self, values: Tensor, graph: AtomicGraph) -> Tensor:
         """Set contributions (N, ...) of excluded atoms to zero."""
+        if not has_nonzero(self.excluded_atoms):
+            return values
         mute = self.excluded_atoms[graph.types].reshape(-1, *[1] * (values.ndim - 1))
         return values.masked_fill(mute, 0.0)
 

@@ -130,8 +130,10 @@ class SeAtten(nn.Module):
         if self.sees_empty_slots:
             moment = moment + self._empty_slots(hood, type_embedding, moment.shape[1]).to(moment)
         moment = moment / self.config.nsel
-        axis = self._degree_weight(moment) * moment[:, :, : self.config.axis_neuron]
-        node = torch.einsum("nkc,nka->nca", moment, axis).flatten(1)
+        axis = moment[:, :, : self.config.axis_neuron]
+        if self.degree_gain is not None:
+            axis = self._degree_weight(self.degree_gain.to(moment)) * axis
+        node = (moment.mT @ axis).flatten(1)
         return BlockOutput(node, moment[:, 1:4].mT)
 
     def rows(self, graph: AtomicGraph, env: EdgeEnvironment) -> Tensor:
@@ -142,13 +144,10 @@ class SeAtten(nn.Module):
         harmonics = solid_harmonics(graph.vectors.to(env.env) / env.distances[:, None], self.config.lmax)
         return torch.cat([env.env, amplitude[:, None] * harmonics], dim=1)
 
-    def _degree_weight(self, moment: Tensor) -> Tensor:
-        """One for degrees 0 and 1, the squared gain for higher ones; (K, 1)."""
-        weights = [moment.new_ones(4)]
-        if self.degree_gain is not None:
-            repeats = torch.tensor([2 * degree + 1 for degree in range(2, self.config.lmax + 1)], device=moment.device)
-            weights.append(self.degree_gain.repeat_interleave(repeats).to(moment) ** 2)
-        return torch.cat(weights)[:, None]
+    def _degree_weight(self, gain: Tensor) -> Tensor:
+        """One for degrees 0 and 1, the squared `gain` (lmax - 1,) for higher ones; (K, 1)."""
+        repeats = torch.tensor([2 * degree + 1 for degree in range(2, self.config.lmax + 1)], device=gain.device)
+        return torch.cat([gain.new_ones(4), gain.repeat_interleave(repeats) ** 2])[:, None]
 
     def _empty_slots(self, hood: Neighborhood, type_embedding: Tensor, n_rows: int) -> Tensor:
         graph = hood.graph

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..workflows.convergence import Convergence
 from ..workflows.dimer import Saddle
@@ -14,6 +16,10 @@ from ..workflows.vibrations import Vibrations
 from .summaries import Mode, Quantity, Row, Summary, Table, View, picture_of
 from .tables import Number
 
+if TYPE_CHECKING:
+    from ..uncertainty.results import Uncertainties
+
+MOST_ATOMS = 10  # of those a model knows least
 MAX_MODES = 100  # that one can choose from
 UNCONVERGED = "Not converged after {} steps: these numbers are not those of a stationary point."
 
@@ -142,10 +148,37 @@ def convergence(result: Convergence) -> Summary:
     )
 
 
+def uncertainty(result: Uncertainties) -> Summary:
+    """How many structures the model knows, and the atoms it knows least."""
+    judged = result.judge()
+    counts = {kind: judged.count(kind) for kind in ("usual", "unusual", "unknown")}
+    distance = np.concatenate(result.atoms["representation_distance"])
+    energy = np.concatenate(result.atoms["energies_uncertainty"])
+    sizes = [len(symbols) for symbols in result.symbols]
+    places = [(s, i) for s, size in enumerate(sizes) for i in range(size)]
+    worst = [(places[k], k) for k in np.argsort(-distance, kind="stable")[:MOST_ATOMS]]
+    rows: list[Row] = [
+        (result.names[s], i, result.symbols[s][i], Number(distance[k], 4), Number(energy[k], 4)) for (s, i), k in worst
+    ]
+    limits: list[Row] = [(name.replace("_", " "), *values) for name, values in result.thresholds.items()]
+    return Summary(
+        "Uncertainty",
+        headline=tuple(Quantity(f"{kind} structures", str(count)) for kind, count in counts.items()),
+        warnings=(f"Structures unknown to the model: {counts['unknown']}.",) if counts["unknown"] else (),
+        pictures=picture_of(result, "Every atom; lines are where the calibration warns and stops."),
+        tables=(
+            Table(("structure", "atom", "element", "distance", "energy / eV"), rows, "Atoms farthest from known ones"),
+            Table(("largest", "warns", "stops"), limits, "Thresholds"),
+            *([Table(("energies", ""), [*result.quality.items()], "Actual errors")] if result.quality else []),
+        ),
+    )
+
+
 KNOWN: dict[str, tuple[type[Result], Callable[[Any], Summary]]] = {
     "relax": (Relaxation, relax),
     "neb": (Band, neb),
     "dimer": (Saddle, dimer),
     "vibrations": (Vibrations, vibrations),
     "convergence": (Convergence, convergence),
+    "uncertainty": (Result, uncertainty),  # its class would bring torch, which reports do without
 }

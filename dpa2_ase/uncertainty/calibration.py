@@ -22,6 +22,7 @@ USUAL = 0.99  # part of known environments that counts as usual
 RIDGES = 10.0 ** np.arange(-12, 1)  # of the mean eigenvalue of the covariance
 WARN, STOP = 1.5, 4.0  # times what is usual
 MIN_VALIDATION = 5
+FEWEST_HELD_OUT = 8  # environments of an element that say how far from known ones is usual
 NEGLIGIBLE = 0.01  # of the median: spreads of forces that symmetry or distance makes vanish, not so errors of labels
 
 
@@ -170,16 +171,24 @@ def _last_layer(seen: Sequence[_Frame], tested: Sequence[_Frame], errors: np.nda
 
 def _with_references(rigidity: Rigidity, seen: Sequence[_Frame], tested: Sequence[_Frame], count: int) -> Rigidity:
     """Add known environments, how far from them is usual, and where results warn and stop."""
-    known, reach = {}, {}
+    known, usual = {}, {}
     rng = np.random.default_rng(0)
     for symbol in sorted({s for frame in seen for s in frame.symbols.tolist()}):
         rows = np.concatenate([frame.node[frame.symbols == symbol] for frame in seen])
         rows = rows[rng.permutation(len(rows))[:CANDIDATES]]
         known[symbol] = rows[farthest_points(rows, count)[0]].astype(np.float32)
         others = [frame.node[frame.symbols == symbol] for frame in tested]
-        held_out = np.concatenate([rows[:0], *others])
-        usual = nearest(held_out if len(held_out) else rows, known[symbol])
-        reach[symbol] = max(float(np.quantile(usual, USUAL)), 1e-6 * float(np.linalg.norm(known[symbol], axis=1).max()))
+        usual[symbol] = nearest(np.concatenate([rows[:0], *others]), known[symbol])
+    everything = np.concatenate([*usual.values()])  # stands for elements of which next to nothing was held out
+    if not len(everything):
+        raise ValueError("the validation frames have no atom of an element of the known frames; give others")
+    reach = {
+        symbol: max(
+            float(np.quantile(found if len(found) >= FEWEST_HELD_OUT else everything, USUAL)),
+            1e-6 * float(np.linalg.norm(known[symbol], axis=1).max()),
+        )
+        for symbol, found in usual.items()
+    }
     spreads = np.concatenate([rigidity.spread(frame.features) for frame in tested])
     usual_energy = rigidity.energy_scale * float(np.quantile(spreads, USUAL))
     thresholds = {

@@ -48,6 +48,15 @@ class Quality:
     miscalibration: float
     correlation: float
 
+    def numbers(self) -> dict[str, float]:
+        """What is said of all errors together, by words for a table."""
+        return {
+            "errors": len(self.errors),
+            "actual / predicted": self.scale,
+            "miscalibration": self.miscalibration,
+            "correlation": self.correlation,
+        }
+
     def coverage(self) -> np.ndarray:
         """Part of the errors within the central interval of each of `LEVELS`, (101,)."""
         return _coverage(self.errors, self.sigmas)
@@ -58,6 +67,9 @@ class Quality:
         floor = 1e-3 * float(np.median(self.sigmas))
         shown = np.abs(self.errors).clip(floor)
         ax.loglog(self.sigmas, shown, ".", ms=5, color=color or plots.colors()[0], label=label or None)
+        ends = np.array([self.sigmas.min() / 2, self.sigmas.max() * 2])  # sigmas may be nearly alike
+        for times, style in ((1, "-"), (2, "--"), (3, ":")):
+            ax.plot(ends, times * ends, color=plots.COLORS["gray"], lw=0.8, ls=style, zorder=0)
         ax.set(xlabel="predicted standard deviation", ylabel="absolute error")
         return ax
 

@@ -45,10 +45,14 @@ class Layer:
         """Output (N, O) of `x` (N, I), contiguous, and what `backward` needs, if it is to be kept."""
         out = torch.empty(len(x), self.width, dtype=self.dtype, device="cpu")
         active = torch.empty_like(out) if keep and self._weights.is_tanh else None
-        self.library["dense", self.dtype](
-            len(x), byref(self._weights), x.data_ptr(), None if active is None else active.data_ptr(), out.data_ptr()
-        )
+        self.write(len(x), x, out, active)
         return out, active
+
+    def write(self, n_rows: int, x: Tensor, out: Tensor, active: Tensor | None = None) -> None:
+        """Fill the memory of `out` with (N, O) from that of `x`, (N, I); the shapes of these tensors do not matter."""
+        self.library["dense", self.dtype](
+            n_rows, byref(self._weights), x.data_ptr(), None if active is None else active.data_ptr(), out.data_ptr()
+        )
 
     def backward(self, active: Tensor | None, d_out: Tensor) -> Tensor:
         """Gradient (N, I) by the input from that by the output, contiguous."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-INTERFACE = 2  # of kernels.cpp; a library left behind by another version is not used
+INTERFACE = 4  # of kernels.cpp; a library left behind by another version is not used
 FOLDER = Path(__file__).parent
 # what PyTorch says the processor can do -> libraries that run there, best first
 _BEST_FIRST = {"AVX512": ("avx512", "avx2", "baseline"), "AVX2": ("avx2", "baseline")}
@@ -25,18 +25,19 @@ _BEST_FIRST = {"AVX512": ("avx512", "avx2", "baseline"), "AVX2": ("avx2", "basel
 # arguments of the C functions: n int64, p pointer, d double; a digit repeats; the number of threads comes last
 _SIGNATURES = {
     "find_receivers": "n p2 n p",
+    "find_near": "n p d2 p3",
     "environment": "n p7",
     "environment_backward": "n p7",
     "moments": "n p4 n p3 d p2",
     "moments_backward": "n p4 n p3 d p4",
     "three_body": "n p5 n p d p2",
     "three_body_backward": "n p5 n p d p3",
-    "shared_moments": "n p8",
-    "shared_moments_backward": "n p10",
-    "shared_moments_by_table": "n p9",
-    "shared_three_body": "n p5 n p d p",
-    "shared_three_body_backward": "n p5 n p d p3",
-    "shared_three_body_by_table": "n p5 n p d p2",
+    "trained_moments": "n p8",
+    "trained_moments_backward": "n p10",
+    "trained_moments_by_table": "n p9",
+    "trained_three_body": "n p5 n p d p",
+    "trained_three_body_backward": "n p5 n p d p3",
+    "trained_three_body_by_table": "n p5 n p d p2",
     "embed": "n2 p n p3",
     "embed_backward": "n2 p4 n",
     "aggregate": "n p2 n2 p6",

@@ -89,29 +89,28 @@ class Run:
         self.plan, self.graph, self.vectors = plan, hood.graph, vectors
         self.config, self.dtype, self.training = plan.config, plan.dtype, training
         self.rows, self.weight = plan.geometry.forward(hood.graph, vectors)
-        ones = torch.ones(hood.graph.n_atoms, dtype=self.dtype, device="cpu")
-        self.mean = ones / hood.nsel
+        self.mean = torch.full((hood.graph.n_atoms,), 1 / hood.nsel, dtype=self.dtype, device="cpu")
         self.moment = self.mean.sqrt() if self.config.use_sqrt_nnei else self.mean
         self.n_dead = hood.n_dead.to(self.dtype)
         size = self.rows.element_size()
         self.direction = self.rows.data_ptr() + size  # rows are (x, h): stride 4
         self.csr = (self.graph.n_atoms, self.graph.offsets.data_ptr(), self.graph.neighbor.data_ptr())
+        self._edges = fill(
+            EdgeArrays(), [], direction=self.direction, stride=4, weight=self.weight, mean=self.mean, moment=self.moment
+        )
 
     def kernel(self, name: str, *arguments: Any) -> None:
         """Run a kernel; tensors stand for their addresses."""
-        values = (a.data_ptr() if isinstance(a, Tensor) else a for a in arguments)
-        self.plan.library[name, self.dtype](*values)
+        self.plan.library[name, self.dtype](*[a.data_ptr() if isinstance(a, Tensor) else a for a in arguments])
 
     def new(self, *shape: int) -> Tensor:
         """An array of the run."""
         return torch.empty(shape, dtype=self.dtype, device="cpu")
 
     def edges(self, edge: Tensor) -> EdgeArrays:
-        """The C view of the edges with pair channel `edge`."""
-        return fill(
-            EdgeArrays(), [], g=edge, direction=self.direction, stride=4, weight=self.weight, mean=self.mean,
-            moment=self.moment,
-        )  # fmt: skip
+        """The C view of the edges with pair channel `edge`, until it is asked for that of another."""
+        self._edges.g = edge.data_ptr()
+        return self._edges
 
     def embed(self) -> Tensor:
         """The first pair channel (E, P)."""
@@ -190,8 +189,7 @@ class Gradients:
             Receivers(), [], **dict(zip(("order", "target", "first", "count"), self._receivers, strict=True))
         )
         run.plan.library["find_receivers", None](*run.csr, self.chunk, byref(self.receivers))
-        starts = graph.offsets[torch.arange(n_chunks + 1, device="cpu").mul_(self.chunk).clamp_(max=graph.n_atoms)]
-        most = int(starts.diff().max()) if n_chunks else 0
+        most = min(graph.n_edges, self.chunk * graph.max_degree)  # what is not written takes no memory
         self.messages = run.new(most, run.config.g1_dim)
 
     def layers(self, kept: list[Kept]) -> Tensor:

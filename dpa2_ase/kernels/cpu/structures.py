@@ -21,6 +21,18 @@ class EnvironmentOptions(ctypes.Structure):
     _fields_ = _fields(reals="onset cutoff protection", pointers="mean inverse_std")
 
 
+class Listed(ctypes.Structure):
+    """near.hpp."""
+
+    _fields_ = _fields(pointers="offsets neighbor image positions images")
+
+
+class Near(ctypes.Structure):
+    """near.hpp."""
+
+    _fields_ = _fields(pointers="offsets center neighbor vectors lengths index")
+
+
 class EdgeArrays(ctypes.Structure):
     """edges.hpp."""
 
@@ -122,10 +134,12 @@ class ThreeBodyOptions(ctypes.Structure):
     _fields_ = [("table", Table), ("bend", _REAL), ("factor", _POINTER)]
 
 
-class SharedFeatures(ctypes.Structure):
+class TrainedFeatures(ctypes.Structure):
     """table_gradients.hpp."""
 
-    _fields_ = [("table", Table), *_fields("channels n_pairs", "bend", "factor pair")]
+    _fields_ = _fields(
+        "n_types n_pairs n_tables n_functions channels", "inverse_width bend", "coefficients first start factor pair"
+    )
 
 
 def fill(structure: ctypes.Structure, keep: list[Tensor], **values: float | Tensor | ctypes.Structure | None) -> Any:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...graph import AtomicGraph, neighborhood
 from ...nn.se_atten import BlockOutput, SeAtten
 from ..backward import first_derivatives
 from .geometry import Geometry
-from .library import Library, require
 from .tables import edges_of
-from .trainable_tables import TOLERANCE, Kernel, TypePairs, in_float64, lanes_of, shared_table, trainable_obstacle
+from .trainable_tables import Kernel, TableTwin, TypedFunctions, TypePairs, lanes_of, trainable_obstacle
 
 WIDTH = {
     torch.float64: 0.125,
@@ -21,16 +20,14 @@ WIDTH = {
 }  # of the cells for most nets; a standard deviation is one
 
 
-class TrainableSeAtten(nn.Module):
+class TrainableSeAtten(TableTwin):
     """Twin of `SeAtten` without attention layers, once differentiable by vectors, parameters and type embedding.
 
-    Its net is tabulated in every pass, over the arguments of that pass. Where they are so many cells apart that no
-    table pays, the reference answers.
+    Its net is tabulated in every pass, over the arguments of that pass. Where they are so many cells apart, or of so
+    many pairs of types, that no table pays, the reference answers; see `NODES_PER_ROW`.
     """
 
-    def __init__(self, reference: SeAtten, dtype: torch.dtype, library: Library) -> None:
-        super().__init__()
-        self.reference, self.dtype, self.library = reference, dtype, library
+    reference: SeAtten
 
     @classmethod
     def obstacle(cls, reference: SeAtten) -> str | None:
@@ -40,11 +37,6 @@ class TrainableSeAtten(nn.Module):
         if reference.config.lmax > 1:
             return "the compiled tables do not know lmax > 1"
         return trainable_obstacle(reference.features, reference.config.activation_function)
-
-    @classmethod
-    def from_reference(cls, reference: SeAtten, dtype: torch.dtype) -> TrainableSeAtten:
-        """The twin for a run in `dtype`; has the parameters of `reference`."""
-        return cls(reference, dtype, require())
 
     def forward(self, graph: AtomicGraph, type_embedding: Tensor) -> BlockOutput:
         """Invariants (N, C·A) and the equivariant part (N, C, 3) of the moment."""
@@ -59,21 +51,22 @@ class TrainableSeAtten(nn.Module):
 
     def _moment(self, graph: AtomicGraph, type_embedding: Tensor) -> Tensor | None:
         """Sum of rows and features over neighbors (N, 4, C); ``None`` without a table."""
-        features, vectors = self.reference.features, graph.vectors.detach()
+        vectors = graph.vectors.detach()
         geometry = Geometry(self.reference.environment, self.dtype, self.library)
         argument = torch.empty(graph.n_edges, dtype=torch.float64, device="cpu")
         rows, weight = geometry.forward(graph, vectors, argument)
         if not self.reference.config.smooth:
             weight = torch.ones_like(weight)
-        lower, upper = argument.aminmax()
-        limits = lower.item(), upper.item(), WIDTH[self.dtype], TOLERANCE[self.dtype]
-        table = shared_table(in_float64(features.net), *limits)
-        if table is None:
+        pairs = TypePairs.of(graph, len(type_embedding), ordered=True)
+        number = pairs.number[graph.types[graph.center], graph.types[graph.neighbor]]
+        nothing = torch.zeros(len(pairs.first), dtype=torch.float64, device="cpu")
+        lower = nothing.scatter_reduce(0, number, argument, "amin", include_self=False)
+        upper = nothing.scatter_reduce(0, number, argument, "amax", include_self=False)
+        functions = TypedFunctions(self.reference.features, type_embedding, [(pairs.second, pairs.first)])
+        tables = functions.tabulated((lower, upper), self.dtype, WIDTH[self.dtype], graph.n_edges)
+        if tables is None:
             return None
-        assert features.type_net is not None  # see `obstacle`
-        pairs = TypePairs.of(graph, len(type_embedding))
-        factor = features.type_net(features.type_rows(pairs.second, pairs.first, type_embedding))
-        kernel = Kernel(table, factor.to(self.dtype), pairs, lanes_of(self.library, self.dtype))
+        kernel = Kernel(tables, functions.factor(), pairs, self.dtype, lanes_of(self.library, self.dtype))
         arrays = rows, argument, weight
         moment: Tensor = _Moments.apply(
             graph.vectors, kernel.coefficients, kernel.factor, self, graph, geometry, kernel, arrays
@@ -82,16 +75,16 @@ class TrainableSeAtten(nn.Module):
 
 
 class _Moments(torch.autograd.Function):
-    """Moments (N, 4, C) from edge vectors (E, 3), coefficients of the table (n_cells, 6, R) and factors (K, R)."""
+    """Moments (N, 4, C) from edge vectors (E, 3), coefficients of tables (M, 6, R) and factors (K, R), if any."""
 
     @staticmethod
     def forward(  # noqa: PLR0913  # the last five are no variables
-        ctx: Any, vectors: Tensor, coefficients: Tensor, factor: Tensor, twin: TrainableSeAtten, graph: AtomicGraph,
-        geometry: Geometry, kernel: Kernel, arrays: tuple[Tensor, Tensor, Tensor],
+        ctx: Any, vectors: Tensor, coefficients: Tensor, factor: Tensor | None, twin: TrainableSeAtten,
+        graph: AtomicGraph, geometry: Geometry, kernel: Kernel, arrays: tuple[Tensor, Tensor, Tensor],
     ) -> Tensor:  # fmt: skip
         moment = torch.empty(graph.n_atoms, 4, kernel.channels, dtype=twin.dtype, device="cpu")
         addresses = [array.data_ptr() for array in arrays]
-        twin.library["shared_moments", twin.dtype](*edges_of(graph), kernel.features, *addresses, moment.data_ptr())
+        twin.library["trained_moments", twin.dtype](*edges_of(graph), kernel.features, *addresses, moment.data_ptr())
         ctx.vectors, ctx.twin, ctx.graph, ctx.geometry = vectors.detach(), twin, graph, geometry
         ctx.kernel, ctx.arrays = kernel, arrays
         return moment
@@ -106,11 +99,11 @@ class _Moments(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             rows, _, weight = ctx.arrays
             d_rows, d_weight = torch.empty_like(rows), torch.empty_like(weight)
-            twin.library["shared_moments_backward", twin.dtype](*given, d_rows.data_ptr(), d_weight.data_ptr())
+            twin.library["trained_moments_backward", twin.dtype](*given, d_rows.data_ptr(), d_weight.data_ptr())
             if not twin.reference.config.smooth:
                 d_weight.zero_()
             d_vectors = ctx.geometry.backward(graph, ctx.vectors, d_rows, d_weight)
         if any(ctx.needs_input_grad[1:3]):
-            run = twin.library["shared_moments_by_table", twin.dtype]
+            run = twin.library["trained_moments_by_table", twin.dtype]
             d_coefficients, d_factor = kernel.gradients(graph.n_atoms, lambda sums: run(*given, sums))
         return d_vectors, d_coefficients, d_factor, None, None, None, None, None

@@ -6,31 +6,29 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...graph import AtomicGraph, neighborhood
 from ...nn.three_body import ThreeBody
 from ..backward import first_derivatives
 from .geometry import Geometry
-from .library import Library, require
 from .tables import edges_of
-from .trainable_tables import TOLERANCE, Kernel, TypePairs, in_float64, lanes_of, shared_table, trainable_obstacle
+from .trainable_tables import Kernel, TableTwin, TypedFunctions, TypePairs, lanes_of, trainable_obstacle
 
 WIDTH = {torch.float64: 1 / 32, torch.float32: 1 / 8}  # of the cells of most nets, in the units of u
 SMALLEST_BEND = 8.0
 
 
-class TrainableThreeBody(nn.Module):
+class TrainableThreeBody(TableTwin):
     """Twin of `ThreeBody`, once differentiable by vectors, parameters and type embedding.
 
-    Its net is tabulated in every pass, over the products c of that pass. The variable of the table is
+    Its net is tabulated in every pass, over the products c of that pass. The variable of the tables is
     :math:`u = c / (1 + |c| / b)`, since most of them are small, and the nets are steep there; zero, where it is not
-    smooth, is between two cells. Where that takes too many cells to pay, the reference answers.
+    smooth, is between two cells. Where that takes too many cells to pay, or too many pairs of types meet, the reference
+    answers; see `NODES_PER_ROW`.
     """
 
-    def __init__(self, reference: ThreeBody, dtype: torch.dtype, library: Library) -> None:
-        super().__init__()
-        self.reference, self.dtype, self.library = reference, dtype, library
+    reference: ThreeBody
 
     @classmethod
     def obstacle(cls, reference: ThreeBody) -> str | None:
@@ -38,11 +36,6 @@ class TrainableThreeBody(nn.Module):
         if reference.sees_empty_slots:
             return "empty neighbor slots contribute (angular mean of the training not zero)"
         return trainable_obstacle(reference.features, reference.config.activation_function)
-
-    @classmethod
-    def from_reference(cls, reference: ThreeBody, dtype: torch.dtype) -> TrainableThreeBody:
-        """The twin for a run in `dtype`; has the parameters of `reference`."""
-        return cls(reference, dtype, require())
 
     def forward(self, graph: AtomicGraph, type_embedding: Tensor) -> Tensor:
         """Invariants (N, C)."""
@@ -54,46 +47,51 @@ class TrainableThreeBody(nn.Module):
 
     def _sums(self, graph: AtomicGraph, type_embedding: Tensor) -> Tensor | None:
         """Invariants (N, C); ``None`` without a table."""
-        features, vectors = self.reference.features, graph.vectors.detach()
+        vectors = graph.vectors.detach()
         geometry = Geometry(self.reference.environment, self.dtype, self.library)
         rows, weight = geometry.forward(graph, vectors)
         if not self.reference.config.smooth:
             weight = torch.ones_like(weight)
-        largest = (rows[:, 1:].double() ** 2).sum(1).amax().item() * (1 + 1e-12)  # rounding of the products
-        if not math.isfinite(largest):
+        pairs = TypePairs.of(graph, len(type_embedding), ordered=False)
+        largest = _largest_products(rows, graph, pairs)
+        highest = largest.amax().item()
+        if not math.isfinite(highest):
             return None
         # the end of the range, at 8/9 of the bend or before, stays clear of it: there c is infinite
-        bend = max(SMALLEST_BEND, 2.0 ** math.ceil(math.log2(max(largest, 1) / 8)))
+        bend = max(SMALLEST_BEND, 2.0 ** math.ceil(math.log2(max(highest, 1) / 8)))
         upper = largest / (1 + largest / bend)
-        net = in_float64(features.net)
-        # the table holds the sum over both orders of a pair
-        table = shared_table(
-            lambda u: 2 * net(u / (1 - u.abs() / bend)), -upper, upper, WIDTH[self.dtype], TOLERANCE[self.dtype]
-        )
-        if table is None:
+        # the tables hold the sum over both orders of a pair
+        orders = [(pairs.first, pairs.second), (pairs.second, pairs.first)]
+        functions = TypedFunctions(self.reference.features, type_embedding, orders, lambda u: u / (1 - u.abs() / bend))
+        n_rows = int((graph.degree**2).sum())
+        tables = functions.tabulated((-upper, upper), self.dtype, WIDTH[self.dtype], n_rows)
+        if tables is None:
             return None
-        assert features.type_net is not None  # see `obstacle`
-        pairs = TypePairs.of(graph, len(type_embedding))
-        values = features.type_net(features.type_rows(pairs.first, pairs.second, type_embedding))
-        factor = (values + values.index_select(0, pairs.number[pairs.second, pairs.first])) / 2
         lanes = lanes_of(self.library, self.dtype) // 2
-        kernel = Kernel(table, factor.to(self.dtype), pairs, lanes, bend)
+        kernel = Kernel(tables, functions.factor(), pairs, self.dtype, lanes, bend)
         sums: Tensor = _Sums.apply(
             graph.vectors, kernel.coefficients, kernel.factor, self, graph, geometry, kernel, (rows, weight)
         )
         return sums
 
 
+def _largest_products(rows: Tensor, graph: AtomicGraph, pairs: TypePairs) -> Tensor:
+    """Limits (K,) of the products of the angular rows of two neighbors with the types of every pair."""
+    square = (rows[:, 1:].double() ** 2).sum(1)
+    largest = square.new_zeros(len(pairs.number)).scatter_reduce(0, graph.types[graph.neighbor], square, "amax").sqrt()
+    return largest[pairs.first] * largest[pairs.second] * (1 + 1e-12)  # rounding of the products
+
+
 class _Sums(torch.autograd.Function):
-    """Invariants (N, C) from edge vectors (E, 3), coefficients of the table (n_cells, 6, R) and factors (K, R)."""
+    """Invariants (N, C) from edge vectors (E, 3), coefficients of tables (M, 6, R) and factors (K, R), if any."""
 
     @staticmethod
     def forward(  # noqa: PLR0913  # the last five are no variables
-        ctx: Any, vectors: Tensor, coefficients: Tensor, factor: Tensor, twin: TrainableThreeBody, graph: AtomicGraph,
-        geometry: Geometry, kernel: Kernel, arrays: tuple[Tensor, Tensor],
+        ctx: Any, vectors: Tensor, coefficients: Tensor, factor: Tensor | None, twin: TrainableThreeBody,
+        graph: AtomicGraph, geometry: Geometry, kernel: Kernel, arrays: tuple[Tensor, Tensor],
     ) -> Tensor:  # fmt: skip
         sums = torch.empty(graph.n_atoms, kernel.channels, dtype=twin.dtype, device="cpu")
-        twin.library["shared_three_body", twin.dtype](*_given(twin, graph, kernel, arrays), sums.data_ptr())
+        twin.library["trained_three_body", twin.dtype](*_given(twin, graph, kernel, arrays), sums.data_ptr())
         ctx.vectors, ctx.twin, ctx.graph, ctx.geometry = vectors.detach(), twin, graph, geometry
         ctx.kernel, ctx.arrays = kernel, arrays
         return sums
@@ -107,12 +105,12 @@ class _Sums(torch.autograd.Function):
         d_vectors = d_coefficients = d_factor = None
         if ctx.needs_input_grad[0]:
             d_rows, d_weight = torch.zeros_like(rows), torch.empty_like(weight)
-            twin.library["shared_three_body_backward", twin.dtype](*given, _angular(d_rows), d_weight.data_ptr())
+            twin.library["trained_three_body_backward", twin.dtype](*given, _angular(d_rows), d_weight.data_ptr())
             if not twin.reference.config.smooth:
                 d_weight.zero_()
             d_vectors = ctx.geometry.backward(graph, ctx.vectors, d_rows, d_weight)
         if any(ctx.needs_input_grad[1:3]):
-            run = twin.library["shared_three_body_by_table", twin.dtype]
+            run = twin.library["trained_three_body_by_table", twin.dtype]
             d_coefficients, d_factor = kernel.gradients(graph.n_atoms, lambda sums: run(*given, sums))
         return d_vectors, d_coefficients, d_factor, None, None, None, None, None
 

@@ -6,6 +6,7 @@
 #include "dense.hpp"
 #include "edge_features.hpp"
 #include "environment.hpp"
+#include "near.hpp"
 #include "tables.hpp"
 #include "three_body_gradients.hpp"
 #include "weight_gradients.hpp"
@@ -16,12 +17,17 @@
 #define API extern "C"
 #endif
 
-API int dpa2_interface() { return 2; }  // raised when a signature changes
+API int dpa2_interface() { return 4; }  // raised when a signature changes
 API int dpa2_vector_bytes() { return DPA2_BYTES; }
 
 API int dpa2_find_receivers(int64_t n_atoms, const int64_t* offsets, const int64_t* neighbor, int64_t chunk,
                             const Receivers* receivers, int threads) {
   return !find_receivers(Csr{n_atoms, offsets, neighbor}, chunk, *receivers, threads);
+}
+
+API int dpa2_find_near(int64_t n_atoms, const Listed* list, double cutoff, double inner, double* lengths,
+                       const Near* all, const Near* close, int threads) {
+  return !find_near(n_atoms, *list, cutoff, inner, lengths, *all, *close, threads);
 }
 
 // A three-body table of few functions is evaluated with half vectors where they suffice
@@ -193,51 +199,55 @@ KERNELS(float, float32)
 ATTENTION(double, float64)
 ATTENTION(float, float32)
 
-#define SHARED_TABLES(F, NAME)                                                                                         \
-  API int dpa2_shared_moments_##NAME(int64_t n_atoms, const int64_t* offsets, const int64_t* neighbor,                 \
-                                     const int64_t* types, const SharedFeatures<F>* features, const F* rows,           \
-                                     const double* argument, const F* weight, F* moment, int threads) {                \
-    return !shared_moments<F>(Csr{n_atoms, offsets, neighbor}, types, *features, rows, argument, weight, moment,       \
-                              threads);                                                                                \
+// by the width of the features and whether they have factors
+#define CHOSEN(F, KERNEL)                                                                                              \
+  (narrow<F>(features->R) ? (features->factor ? KERNEL<F, Simd<F>::Half, true> : KERNEL<F, Simd<F>::Half, false>)      \
+                          : (features->factor ? KERNEL<F, Full<F>, true> : KERNEL<F, Full<F>, false>))
+
+#define TRAINED_TABLES(F, NAME)                                                                                        \
+  API int dpa2_trained_moments_##NAME(int64_t n_atoms, const int64_t* offsets, const int64_t* neighbor,                \
+                                      const int64_t* types, const TrainedFeatures<F>* features, const F* rows,         \
+                                      const double* argument, const F* weight, F* moment, int threads) {               \
+    const auto run = features->factor ? trained_moments<F, true> : trained_moments<F, false>;                          \
+    return !run(Csr{n_atoms, offsets, neighbor}, types, *features, rows, argument, weight, moment, threads);           \
   }                                                                                                                    \
-  API int dpa2_shared_moments_backward_##NAME(int64_t n_atoms, const int64_t* offsets, const int64_t* neighbor,        \
-                                              const int64_t* types, const SharedFeatures<F>* features, const F* rows,  \
-                                              const double* argument, const F* weight, const F* d_moment, F* d_rows,   \
-                                              F* d_weight, int threads) {                                              \
-    return !shared_moments_backward<F>(Csr{n_atoms, offsets, neighbor}, types, *features, rows, argument, weight,      \
-                                       d_moment, d_rows, d_weight, threads);                                           \
+  API int dpa2_trained_moments_backward_##NAME(int64_t n_atoms, const int64_t* offsets, const int64_t* neighbor,       \
+                                               const int64_t* types, const TrainedFeatures<F>* features,               \
+                                               const F* rows, const double* argument, const F* weight,                 \
+                                               const F* d_moment, F* d_rows, F* d_weight, int threads) {               \
+    const auto run = features->factor ? trained_moments_backward<F, true> : trained_moments_backward<F, false>;        \
+    return !run(Csr{n_atoms, offsets, neighbor}, types, *features, rows, argument, weight, d_moment, d_rows, d_weight, \
+                threads);                                                                                              \
   }                                                                                                                    \
-  API int dpa2_shared_moments_by_table_##NAME(int64_t n_atoms, const int64_t* offsets, const int64_t* neighbor,        \
-                                              const int64_t* types, const SharedFeatures<F>* features, const F* rows,  \
-                                              const double* argument, const F* weight, const F* d_moment,              \
-                                              const BlockSums<F>* sums, int threads) {                                 \
-    return !shared_moments_by_table<F>(Csr{n_atoms, offsets, neighbor}, types, *features, rows, argument, weight,      \
-                                       d_moment, *sums, threads);                                                      \
+  API int dpa2_trained_moments_by_table_##NAME(int64_t n_atoms, const int64_t* offsets, const int64_t* neighbor,       \
+                                               const int64_t* types, const TrainedFeatures<F>* features,               \
+                                               const F* rows, const double* argument, const F* weight,                 \
+                                               const F* d_moment, const BlockSums<F>* sums, int threads) {             \
+    const auto run = features->factor ? trained_moments_by_table<F, true> : trained_moments_by_table<F, false>;        \
+    return !run(Csr{n_atoms, offsets, neighbor}, types, *features, rows, argument, weight, d_moment, *sums, threads);  \
   }                                                                                                                    \
-  API int dpa2_shared_three_body_##NAME(int64_t n_atoms, const int64_t* offsets, const int64_t* neighbor,              \
-                                        const int64_t* types, const SharedFeatures<F>* features, const F* angular,     \
-                                        int64_t stride, const F* weight, double scale, F* out, int threads) {          \
-    const auto run = narrow<F>(features->table.R) ? shared_three_body<F, Simd<F>::Half> : shared_three_body<F, Full<F>>;\
+  API int dpa2_trained_three_body_##NAME(int64_t n_atoms, const int64_t* offsets, const int64_t* neighbor,             \
+                                         const int64_t* types, const TrainedFeatures<F>* features, const F* angular,   \
+                                         int64_t stride, const F* weight, double scale, F* out, int threads) {         \
+    const auto run = CHOSEN(F, trained_three_body);                                                                    \
     return !run(Csr{n_atoms, offsets, neighbor}, types, *features, angular, stride, weight, scale, out, threads);      \
   }                                                                                                                    \
-  API int dpa2_shared_three_body_backward_##NAME(                                                                      \
+  API int dpa2_trained_three_body_backward_##NAME(                                                                     \
       int64_t n_atoms, const int64_t* offsets, const int64_t* neighbor, const int64_t* types,                          \
-      const SharedFeatures<F>* features, const F* angular, int64_t stride, const F* weight, double scale,              \
+      const TrainedFeatures<F>* features, const F* angular, int64_t stride, const F* weight, double scale,             \
       const F* d_out, F* d_angular, F* d_weight, int threads) {                                                        \
-    const auto run = narrow<F>(features->table.R) ? shared_three_body_backward<F, Simd<F>::Half>                       \
-                                                  : shared_three_body_backward<F, Full<F>>;                            \
+    const auto run = CHOSEN(F, trained_three_body_backward);                                                           \
     return !run(Csr{n_atoms, offsets, neighbor}, types, *features, angular, stride, weight, scale, d_out, d_angular,   \
                 d_weight, threads);                                                                                    \
   }                                                                                                                    \
-  API int dpa2_shared_three_body_by_table_##NAME(                                                                      \
+  API int dpa2_trained_three_body_by_table_##NAME(                                                                     \
       int64_t n_atoms, const int64_t* offsets, const int64_t* neighbor, const int64_t* types,                          \
-      const SharedFeatures<F>* features, const F* angular, int64_t stride, const F* weight, double scale,              \
+      const TrainedFeatures<F>* features, const F* angular, int64_t stride, const F* weight, double scale,             \
       const F* d_out, const BlockSums<F>* sums, int threads) {                                                         \
-    const auto run = narrow<F>(features->table.R) ? shared_three_body_by_table<F, Simd<F>::Half>                       \
-                                                  : shared_three_body_by_table<F, Full<F>>;                            \
+    const auto run = CHOSEN(F, trained_three_body_by_table);                                                           \
     return !run(Csr{n_atoms, offsets, neighbor}, types, *features, angular, stride, weight, scale, d_out, *sums,       \
                 threads);                                                                                              \
   }
 
-SHARED_TABLES(double, float64)
-SHARED_TABLES(float, float32)
+TRAINED_TABLES(double, float64)
+TRAINED_TABLES(float, float32)
