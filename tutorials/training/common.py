@@ -17,6 +17,7 @@ from dpa2_ase.bundled import bundled_model
 from dpa2_ase.checkpoint import heads, load_potential
 from dpa2_ase.checkpoint.writing import section_of
 from dpa2_ase.training.data.frames import Frame, frame_of_atoms
+from dpa2_ase.training.metrics import QUANTITIES
 from dpa2_ase.workflows import plots
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ def head_for(model: str | Path, elements: set[str]) -> str:
     return max(known, key=lambda name: (len(elements & seen[name]), -len(seen[name])))
 
 
+def known_elements(model: str | Path) -> set[str]:
+    """Elements that some head of a model file has seen."""
+    return {symbol for head in heads(model).values() for symbol in head.observed or head.elements}
+
+
 def model_section(model: str | Path, head: str, elements: list[str]) -> dict[str, Any]:
     """The configuration of a head as the model section of a training from scratch, for fewer elements."""
     section = section_of(load_potential(model, head))
@@ -62,9 +68,10 @@ def model_section(model: str | Path, head: str, elements: list[str]) -> dict[str
 
 
 def errors(trainer: Trainer) -> dict[str, float]:
-    """Errors on all validation frames: energies in meV/atom, forces in meV/Å, root mean square."""
+    """Root mean square errors on all validation frames: energies and virials in meV/atom, forces in meV/Å."""
     found = trainer.validate(trainer.heads.names[0], every_frame=True)
-    return {name: 1000 * (found.rmse(name) or 0.0) for name in ("energy", "forces")}
+    values = {name: found.rmse(name) for name in QUANTITIES}
+    return {name: 1000 * value for name, value in values.items() if value is not None}
 
 
 def picture(axes: Axes, name: str) -> None:
