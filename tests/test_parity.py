@@ -12,7 +12,6 @@ import torch
 from ase import Atoms
 
 from dpa2_ase import DPA2Calculator, derivatives
-from dpa2_ase.bundled import bundled_model
 from dpa2_ase.interfaces.evaluator import Evaluator
 from dpa2_ase.interfaces.loading import open_evaluator
 from dpa2_ase.model import differentiable
@@ -183,7 +182,7 @@ def test_calculator(case):
 @pytest.mark.parametrize("sample", samples(DATA / "metals6-reference.npz"), ids=lambda sample: sample.name)
 def test_bundled_model(sample):
     """The float32 model that comes with the package."""
-    evaluator, _ = open_evaluator(bundled_model())
+    evaluator, _ = open_evaluator(DATA / "metals6.pt")
     assert precision(evaluator) == torch.float32
     found = evaluate(evaluator, sample.atoms)
     for key in ("energy", "forces", "virial", "atomic_energies"):

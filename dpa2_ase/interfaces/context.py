@@ -5,20 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
-_PROCESS = os.getpid()
+# a forked child inherits torch's pool of threads but not its threads, and would wait for them forever: it computes with
+# one, from the first operation on, the unpickling of a calculator included
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 @contextmanager
 def autograd() -> Iterator[None]:
-    """Record gradients whatever ``no_grad`` or ``inference_mode`` the caller is in, and survive a fork.
-
-    A forked child inherits torch's pool of threads but not its threads, and would wait for them forever: it computes
-    with one.
-    """
-    if os.getpid() != _PROCESS and torch.get_num_threads() > 1:
-        torch.set_num_threads(1)
+    """Record gradients whatever ``no_grad`` or ``inference_mode`` the caller is in."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
