@@ -13,6 +13,7 @@ from pathlib import Path
 from ase import Atoms
 from ase.build import bulk
 from click.testing import CliRunner, Result
+from zoo import METALS
 
 from dpa2_ase.cli import display, main
 
@@ -21,7 +22,6 @@ display.EVERY = float("inf")  # s; lines of progress would come and go with the 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "dpa2_ase.cli"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-METALS = Path(__file__).parent / "data" / "metals6.pt"  # a small model of Li, Si, Ni, Cu, Ge, Mo with a single head
 EVALUATING = "singlepoint relax md phonons neb eos elastic vibrations evaluate compare plan map select".split()
 CHOICES = {"-m", "--model", "--models", "--calc", "--head", "--heads", "--help"}
 

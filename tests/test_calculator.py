@@ -22,11 +22,11 @@ from ase.filters import FrechetCellFilter
 from ase.io import read, write
 from ase.optimize import FIRE
 from bundled import head_for
+from zoo import METALS
 
 from dpa2_ase import DPA2Calculator, heads, load_potential
 
 DATA = Path(__file__).parent / "data"
-METALS = DATA / "metals6.pt"  # a small model of six elements, trained with DeePMD-kit
 PARITY = DATA / "parity"
 
 

@@ -19,13 +19,14 @@ from ase.build import bulk, fcc111
 from ase.constraints import FixAtoms
 from ase.db import connect
 from ase.io import read, write
+from zoo import METALS
 
 from dpa2_ase import DPA2Calculator, __version__, load_potential
 from dpa2_ase.bundled import bundled_model
 from dpa2_ase.cli import main
 
 pytest.importorskip("pty", reason="terminals are those of POSIX")
-from shell import COMMAND, ENVIRONMENT, METALS, copper, dpa2, ok, on_terminal, one_line, shell, with_model
+from shell import COMMAND, ENVIRONMENT, copper, dpa2, ok, on_terminal, one_line, shell, with_model
 
 HERE = Path(__file__).parent
 PARITY, EXTRA = HERE / "data" / "parity", HERE / "data" / "extra"

@@ -15,6 +15,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.io import read, write
+from zoo import METALS
 
 from dpa2_ase import DPA2Calculator
 from dpa2_ase.bundled import bundled_model
@@ -22,7 +23,7 @@ from dpa2_ase.cli import display
 from dpa2_ase.cli.journal import Journal, JournaledCalculator
 
 pytest.importorskip("pty", reason="terminals are those of POSIX")
-from shell import COMMAND, ENVIRONMENT, METALS, ROOT, copper, dpa2, ok, on_terminal, one_line, shell, with_model
+from shell import COMMAND, ENVIRONMENT, ROOT, copper, dpa2, ok, on_terminal, one_line, shell, with_model
 
 SAME = 1e-9  # relative; a model's tables differ in the last digits by what it evaluated before
 

@@ -16,6 +16,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
+from zoo import METALS
 
 from dpa2_ase import DPA2Calculator
 from dpa2_ase.cli import main
@@ -33,7 +34,7 @@ from dpa2_ase.workflows.relax import relax
 from dpa2_ase.workflows.vibrations import vibrations
 
 pytest.importorskip("pty", reason="terminals are those of POSIX")
-from shell import METALS, copper, dpa2, ok, one_line
+from shell import copper, dpa2, ok, one_line
 
 MULTI_TASK = Path(__file__).parent / "data" / "parity" / "multitask-heads.pt"
 SAME = 1e-9  # relative; both ways compute the same, tables differ in the last digits by what was evaluated before
