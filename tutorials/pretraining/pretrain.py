@@ -99,17 +99,18 @@ def main() -> None:
     config = settings(corrected(options.data, options.out / "data"), options.derivatives)
     os.chdir(options.out)
     checkpoint = Path(config.output.checkpoint)
-    if options.finish and not Path("finished.pt").exists():
-        config = finishing(config, checkpoint, options.finish)
-        shutil.copy(checkpoint, "finished.pt")
-        checkpoint = Path("finished.pt")
+    if options.finish:
+        config, finished = finishing(config, checkpoint, options.finish), Path("finished.pt")
+        if not finished.exists():
+            shutil.copy(checkpoint, finished)
+        checkpoint = finished
     restart = checkpoint.exists()
     trainer = make_trainer(config, start="restart" if restart else "new", model=checkpoint if restart else None)
     end = time.monotonic() + 3600 * options.hours
     while trainer.step_number < config.steps and time.monotonic() < end:
         if trainer.step_number % STEPS_OF_BIASES == 0:
             refit_biases(trainer)
-        trainer.run(until=trainer.step_number + STEPS_AT_ONCE)
+        trainer.run(until=(trainer.step_number // STEPS_AT_ONCE + 1) * STEPS_AT_ONCE)
     refit_biases(trainer)
     trainer.save(checkpoint)
 
