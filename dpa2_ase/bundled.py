@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-MODEL_FILE = "metals6.pt"
+MODEL_FILE = "dpa2-multitask.pt"
 
 
 def bundled_model() -> Path:

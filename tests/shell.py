@@ -7,11 +7,13 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ase import Atoms
 from ase.build import bulk
 from click.testing import CliRunner, Result
+from zoo import METALS
 
 from dpa2_ase.cli import display, main
 
@@ -20,16 +22,26 @@ display.EVERY = float("inf")  # s; lines of progress would come and go with the 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "dpa2_ase.cli"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+EVALUATING = "singlepoint relax md phonons neb eos elastic vibrations evaluate compare plan map select".split()
+CHOICES = {"-m", "--model", "--models", "--calc", "--head", "--heads", "--help"}
+
+
+def with_model(arguments: Sequence[object]) -> list[str]:
+    """Arguments of a command, with the small model where they name none: the bundled one has many heads."""
+    given = [str(argument) for argument in arguments]
+    if not given or given[0] not in EVALUATING or CHOICES & {part.partition("=")[0] for part in given}:
+        return given
+    return [*given, "--models" if given[0] == "compare" else "--model", str(METALS)]
 
 
 def dpa2(*arguments: object) -> Result:
     """Run the command in this process."""
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+    return CliRunner().invoke(main, with_model(arguments))
 
 
 def shell(*arguments: object, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own, away from any terminal."""
-    command = [*COMMAND, *map(str, arguments)]
+    command = [*COMMAND, *with_model(arguments)]
     environment = ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
         command, cwd=cwd, env=environment, text=True, capture_output=True, check=False, timeout=100, **options
@@ -69,7 +81,7 @@ def on_terminal(
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {k: v for k, v in ENVIRONMENT.items() if k not in ("COLUMNS", "NO_COLOR", "CI")}
     process = subprocess.Popen(
-        [*COMMAND, *arguments],
+        [*COMMAND, *with_model(arguments)],
         cwd=cwd,
         env=environment | {"TERM": "xterm", "PYTHONPATH": str(ROOT)},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # background jobs start deaf

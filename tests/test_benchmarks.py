@@ -56,7 +56,7 @@ def test_a_run_measures_everything_and_survives_a_failing_program(finished):
     assert ours["fraction"] > 0
     assert 0 < ours["overhead"]["share"] < 1
     assert results["batch"][MODEL]["programs"]["reference-float64"]["median"] > 0
-    assert results["start"]["metals6"]["programs"]["reference-float64"]["median"] > 0
+    assert results["start"]["dpa2-multitask"]["programs"]["reference-float64"]["median"] > 0
     table = arguments.markdown.read_text()
     assert f"| {MODEL}, 9 | reference-float64 |" in table
     assert f"| {MODEL}, 9 | deepmd.pt | – (" in table

@@ -21,6 +21,8 @@ from ase.db import connect
 from ase.filters import FrechetCellFilter
 from ase.io import read, write
 from ase.optimize import FIRE
+from bundled import head_for
+from zoo import METALS
 
 from dpa2_ase import DPA2Calculator, heads, load_potential
 
@@ -45,7 +47,7 @@ def oxide(pbc: bool = True) -> Atoms:
 
 @pytest.fixture(scope="module")
 def calc() -> DPA2Calculator:
-    return DPA2Calculator(dtype="float64")
+    return DPA2Calculator(METALS, dtype="float64")
 
 
 class Counter:
@@ -93,7 +95,7 @@ def test_results_and_their_relations(calc):
 
 def test_default_model_is_the_bundled_one():
     atoms = bulk("Cu", cubic=True)
-    atoms.calc = DPA2Calculator()
+    atoms.calc = DPA2Calculator(head=head_for("Cu"))
     assert atoms.get_potential_energy() / 4 == pytest.approx(-4.09, abs=0.05)  # VASP PBE total energy of fcc Cu
     assert atoms.calc.parameters["model"].endswith(".pt")
 
@@ -148,7 +150,7 @@ def test_energy_costs_no_backward_and_forces_no_second_forward(calc, monkeypatch
 
 
 def test_calculate_called_directly_leaves_nothing_of_the_last_structure():
-    calculator = DPA2Calculator(dtype="float64")
+    calculator = DPA2Calculator(METALS, dtype="float64")
     first, second = copper(1), copper(2)
     calculator.calculate(first, ["energy", "forces"])
     forces = calculator.results["forces"]
@@ -403,7 +405,7 @@ def test_hessian_products_are_the_hessian_times_vectors(calc):
 
 
 def test_neighbor_list_is_kept_while_it_is_complete(monkeypatch):
-    calc = DPA2Calculator(dtype="float64")
+    calc = DPA2Calculator(METALS, dtype="float64")
     built = []
     real = calc.evaluator.reader.neighbor_list
 
@@ -594,7 +596,7 @@ def test_gradients_in_contexts_that_do_not_record_them(calc, context):
     reference = calc.evaluate([atoms])[0]
     hessian, stresses = calc.get_hessian(atoms), calc.get_property("stresses", atoms)
     with context():
-        made_inside = DPA2Calculator(dtype="float64")
+        made_inside = DPA2Calculator(METALS, dtype="float64")
         for calculator in (calc, made_inside):
             calculator.reset()
             np.testing.assert_allclose(calculator.get_property("stresses", atoms), stresses, atol=1e-14)
@@ -608,7 +610,7 @@ def test_gradients_in_contexts_that_do_not_record_them(calc, context):
 def test_another_default_device_does_not_matter(calc):
     atoms = copper(9)
     with torch.device("meta"):
-        made_inside = DPA2Calculator(device="cpu", dtype="float64")
+        made_inside = DPA2Calculator(METALS, device="cpu", dtype="float64")
         forces, hessian = made_inside.get_forces(atoms), made_inside.get_hessian(atoms)
         stresses = made_inside.get_property("stresses", atoms)
     # tables depend on the structures seen before, by less than 1e-12 of the largest force
@@ -622,7 +624,7 @@ import multiprocessing, sys, torch
 from ase.build import bulk
 from dpa2_ase import DPA2Calculator
 torch.set_num_threads(2)
-calc = DPA2Calculator()
+calc = DPA2Calculator(head="materials-pbe")
 atoms = bulk("Cu", cubic=True) * 3
 energy = calc.get_potential_energy(atoms), calc.get_forces(atoms)
 def job(calculator):

@@ -19,13 +19,14 @@ from ase.build import bulk, fcc111
 from ase.constraints import FixAtoms
 from ase.db import connect
 from ase.io import read, write
+from zoo import METALS
 
 from dpa2_ase import DPA2Calculator, __version__, load_potential
 from dpa2_ase.bundled import bundled_model
 from dpa2_ase.cli import main
 
 pytest.importorskip("pty", reason="terminals are those of POSIX")
-from shell import COMMAND, ENVIRONMENT, copper, dpa2, ok, on_terminal, one_line, shell
+from shell import COMMAND, ENVIRONMENT, copper, dpa2, ok, on_terminal, one_line, shell, with_model
 
 HERE = Path(__file__).parent
 PARITY, EXTRA = HERE / "data" / "parity", HERE / "data" / "extra"
@@ -107,7 +108,7 @@ def test_version():
 # ---- info ------------------------------------------------------------------------------------------------------------
 
 DESCRIBED = [
-    pytest.param(bundled_model(), "training checkpoint (.pt)", "DPA2", "repinit 5.5, repformer 4", id="bundled"),
+    pytest.param(METALS, "training checkpoint (.pt)", "DPA2", "repinit 5.5, repformer 4", id="metals"),
     pytest.param(PARITY / "dpa2-medium.dp", "(.dp, HDF5)", "DPA2", "repinit 6, repformer 4, three-body 4", id="dp"),
     pytest.param(PARITY / "dpa2-medium.yaml", "(.yaml)", "DPA2", "repinit 6, repformer 4, three-body 4", id="yaml"),
     pytest.param(PARITY / "dpa2-medium.pth", "TorchScript", "DPA2", "repinit 6, repformer 4, three-body 4", id="pth"),
@@ -241,7 +242,7 @@ def test_singlepoint_writes_what_the_calculator_says(files, folder, suffix):
         assert name in shown
     found = read(out, ":")
     inputs = [*read("frames.extxyz", ":"), read("one.cif")]
-    expected = DPA2Calculator(dtype="float64").evaluate(inputs)
+    expected = DPA2Calculator(METALS, dtype="float64").evaluate(inputs)
     assert len(found) == len(inputs) == 4
     for atoms, origin, numbers in zip(found, inputs, expected, strict=True):
         assert atoms.get_potential_energy() == pytest.approx(numbers["energy"], rel=1e-14)
@@ -389,7 +390,7 @@ def test_more_structures_than_one_pass(folder, monkeypatch):
     structures = [bulk("Cu", a=3.5 + 0.02 * number) for number in range(8)]
     write("in.traj", structures)
     ok(dpa2("singlepoint", "in.traj", "-o", "out.traj", "--dtype", "float64"))
-    expected = DPA2Calculator(dtype="float64").evaluate(structures, ["energy"])
+    expected = DPA2Calculator(METALS, dtype="float64").evaluate(structures, ["energy"])
     found = [atoms.get_potential_energy() for atoms in read("out.traj", ":")]
     np.testing.assert_allclose(found, [r["energy"] for r in expected], rtol=1e-13)
 
@@ -431,11 +432,11 @@ def test_relax_a_vacancy(folder, optimizer):
     found = read("out.extxyz")
     assert np.linalg.norm(found.get_forces(), axis=1).max() <= 0.05 + DECIMALS
     np.testing.assert_allclose(found.cell, vacancy().cell)
-    assert found.info["model"] == bundled_model().name
+    assert found.info["model"] == METALS.name
     assert contents(folder)["in.extxyz"] == before["in.extxyz"]
     assert set(contents(folder)) == {"in.extxyz", "out.extxyz"}
     again = found.copy()
-    again.calc = DPA2Calculator()
+    again.calc = DPA2Calculator(METALS)
     assert again.get_potential_energy() == pytest.approx(found.get_potential_energy(), abs=1e-4)  # positions rounded
 
 
@@ -723,7 +724,7 @@ def test_output_to_a_terminal_of_few_letters(tmp_path):
     """An encoding without Å replaces it; the work is done all the same."""
     write(tmp_path / "in.extxyz", copper())
     environment = ENVIRONMENT | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(HERE.parent)}
-    command = [*COMMAND, "relax", "in.extxyz", "--fmax", "0.2", "--no-report"]
+    command = [*COMMAND, *with_model(["relax", "in.extxyz", "--fmax", "0.2", "--no-report"])]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == b""

@@ -15,6 +15,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.io import read, write
+from zoo import METALS
 
 from dpa2_ase import DPA2Calculator
 from dpa2_ase.bundled import bundled_model
@@ -22,7 +23,7 @@ from dpa2_ase.cli import display
 from dpa2_ase.cli.journal import Journal, JournaledCalculator
 
 pytest.importorskip("pty", reason="terminals are those of POSIX")
-from shell import COMMAND, ENVIRONMENT, ROOT, copper, dpa2, ok, on_terminal, one_line, shell
+from shell import COMMAND, ENVIRONMENT, ROOT, copper, dpa2, ok, on_terminal, one_line, shell, with_model
 
 SAME = 1e-9  # relative; a model's tables differ in the last digits by what it evaluated before
 
@@ -139,7 +140,9 @@ def test_ctrl_c_on_a_terminal_and_resume(folder):
 
 def test_the_end_of_a_job_and_a_kill(folder):
     """SIGTERM is Ctrl-C to a batch system; SIGKILL leaves no time to write anything."""
-    arguments = ["md", "cell.traj@0", "--steps", "100000", "--interval", "1", "--frame-interval", "5", "--no-report"]
+    arguments = with_model(
+        ["md", "cell.traj@0", "--steps", "100000", "--interval", "1", "--frame-interval", "5", "--no-report"]
+    )
     for ending, code in ((signal.SIGTERM, 130), (signal.SIGKILL, -9)):
         process = subprocess.Popen(
             [*COMMAND, *arguments, "--resume"], env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
@@ -374,10 +377,10 @@ def test_journal_forgets_what_was_half_written(tmp_path):
 
 def test_a_calculator_with_a_journal_says_the_same(tmp_path):
     """Values, shapes and types, asked in any order; the journal answers for the model."""
-    plain, atoms = DPA2Calculator(), copper()
+    plain, atoms = DPA2Calculator(METALS), copper()
     vectors = np.random.default_rng(0).normal(size=(3, 4, 3))
     for turn in range(2):
-        calculator = JournaledCalculator()
+        calculator = JournaledCalculator(METALS)
         calculator.journal = Journal(tmp_path / "journal.bin")
         own = atoms.copy()
         own.calc = calculator

@@ -223,7 +223,7 @@ before = state()
 from ase.build import bulk
 from dpa2_ase import DPA2Calculator
 atoms = bulk("Cu")
-atoms.calc = DPA2Calculator(device="cpu")
+atoms.calc = DPA2Calculator(head="metals-pbe", device="cpu")
 made = state()
 atoms.get_forces()
 names = "environ dtype threads interop grad deterministic matmul torch_rng rng numpy_rng handlers errors".split()

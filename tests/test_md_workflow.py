@@ -17,6 +17,7 @@ from ase.units import GPa, kB
 from pairs import Morse, crystal, dimer
 from scipy.optimize import brentq
 from scipy.stats import chi2, kstest
+from zoo import METALS
 
 from dpa2_ase import DPA2Calculator
 from dpa2_ase.workflows.ensembles import ENSEMBLES, degrees_of_freedom, set_velocities
@@ -310,7 +311,7 @@ def test_a_ramp_continues_exactly_and_a_finished_run_can_be_extended(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "tolerance"), [(EMT, 1e-12), (lambda: DPA2Calculator(device="cpu"), 0.0)], ids=["emt", "dpa2"]
+    ("make", "tolerance"), [(EMT, 1e-12), (lambda: DPA2Calculator(METALS, device="cpu"), 0.0)], ids=["emt", "dpa2"]
 )
 def test_calculators_with_neighbor_lists_continue(tmp_path, make, tolerance):
     """A list kept from an earlier step must not show in the numbers; EMT's order of summation does, in rounding."""

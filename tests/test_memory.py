@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpa2_ase import DPA2Calculator
-from dpa2_ase.bundled import bundled_model
 from dpa2_ase.checkpoint import load_potential
 from dpa2_ase.interfaces import evaluator
 from dpa2_ase.interfaces.plan import available_memory, largest_copies
@@ -31,14 +30,14 @@ MODELS = [
     ("parity/dpa1-attn", 12.0),
     ("parity/dpa2-large-dims", 14.0),
     ("parity/dpa2-small-noattn", 14.0),
-    ("bundled", 12.0),
+    ("metals6", 12.0),
 ]
 OTHERS = [("parity/dpa1-noattn-strip", 12.0), ("parity/dpa2-everything", 14.0), ("parity/dpa2-float32", 14.0)]
 OTHERS += [("extra/dpa1-lmax4", 14.0), ("extra/linear-list", 14.0), ("extra/zbl-dpa1", 14.0)]
 
 
 def load(name: str) -> Potential:
-    return load_potential(bundled_model() if name == "bundled" else zoo.DATA / f"{name}.pt")
+    return load_potential(zoo.DATA / f"{name}.pt")
 
 
 def estimate(potential: Potential, atoms) -> float:
@@ -200,7 +199,7 @@ def test_memory_that_is_there():
     assert found is None or 2**20 < found < 2**50
 
 
-@pytest.mark.parametrize("name", ["parity/dpa1-attn", "parity/dpa2-everything", "bundled"])
+@pytest.mark.parametrize("name", ["parity/dpa1-attn", "parity/dpa2-everything", "metals6"])
 def test_estimate_grows_with_the_structure(name):
     """Twice the cell, twice the memory; a lone atom costs little; float32 costs half."""
     potential = load(name)

@@ -14,6 +14,7 @@ import torch
 import zoo
 from ase import Atoms
 from test_parity import ENERGIES, PARITY_WARNINGS, Case, samples
+from zoo import METALS
 
 from dpa2_ase import DPA2Calculator, load_potential
 from dpa2_ase.kernels import MODES, accelerate, choose_mode
@@ -150,11 +151,11 @@ def test_what_auto_means():
     assert choose_mode("auto", torch.device("cuda")) == ("torch", "the compiled kernels are for the CPU, not for cuda")
     assert choose_mode("reference", torch.device("cpu"))[0] == "reference"
     with pytest.raises(ValueError, match="mode 'fast' is not one of auto, reference, torch, kernels"):
-        DPA2Calculator(mode="fast")
+        DPA2Calculator(METALS, mode="fast")
     for mode in MODES:
         expected = "torch" if mode == "auto" and not HAS_KERNELS else "kernels" if mode == "auto" else mode
         if expected != "kernels" or HAS_KERNELS:
-            assert DPA2Calculator(mode=mode, device="cpu").engine.mode == expected
+            assert DPA2Calculator(METALS, mode=mode, device="cpu").engine.mode == expected
 
 
 def test_kernels_where_there_are_none():
@@ -162,7 +163,7 @@ def test_kernels_where_there_are_none():
         choose_mode("kernels", torch.device("cuda"))
     if not HAS_KERNELS:
         with pytest.raises(ValueError, match="mode 'kernels' is not available"):
-            DPA2Calculator(mode="kernels", device="cpu")
+            DPA2Calculator(METALS, mode="kernels", device="cpu")
 
 
 def test_what_stays_on_the_reference_is_told_only_if_asked_for():

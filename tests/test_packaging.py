@@ -90,7 +90,7 @@ def test_wheel_without_a_compiler_holds_code_model_and_structures(tmp_path):
         check=True,
     ).stdout.split()
     folder = unpacked / "dpa2_ase"
-    assert found[:2] == [str(folder / "__init__.py"), str(folder / "data" / "metals6.pt")]
+    assert found[:2] == [str(folder / "__init__.py"), str(folder / "data" / "dpa2-multitask.pt")]
     assert found[2] == "False"
     assert " ".join(found[3:]).endswith("baseline was not built")
 

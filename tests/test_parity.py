@@ -11,7 +11,7 @@ import pytest
 import torch
 from ase import Atoms
 
-from dpa2_ase import DPA2Calculator, derivatives
+from dpa2_ase import DPA2Calculator, derivatives, heads
 from dpa2_ase.bundled import bundled_model
 from dpa2_ase.interfaces.evaluator import Evaluator
 from dpa2_ase.interfaces.loading import open_evaluator
@@ -180,11 +180,21 @@ def test_calculator(case):
             assert difference(virial, symmetric) <= DERIVATIVE_TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("sample", samples(DATA / "metals6-reference.npz"), ids=lambda sample: sample.name)
-def test_bundled_model(sample):
-    """The float32 model that comes with the package."""
-    evaluator, _ = open_evaluator(bundled_model())
-    assert precision(evaluator) == torch.float32
+TRAINED = [
+    pytest.param(DATA / "metals6.pt", None, sample, id=f"metals6-{sample.name}")
+    for sample in samples(DATA / "metals6-reference.npz")
+] + [
+    pytest.param(bundled_model(), head, sample, id=f"{head}-{sample.name}")
+    for head in heads(bundled_model())
+    for sample in samples(DATA / "bundled-reference.npz", head)
+]
+
+
+@pytest.mark.parametrize(("model", "head", "sample"), TRAINED)
+def test_trained_models(model, head, sample):
+    """Float32 nets as DeePMD-kit evaluates them; those of the package in all their heads."""
+    evaluator, _ = open_evaluator(model, head=head)
+    assert next(evaluator.potential.model.get_submodule("fitting").parameters()).dtype == torch.float32
     found = evaluate(evaluator, sample.atoms)
     for key in ("energy", "forces", "virial", "atomic_energies"):
         assert difference(found[key], sample.expected[key]) <= TOLERANCE[torch.float32], key

@@ -18,9 +18,9 @@ from ase.calculators.lj import LennardJones
 from ase.calculators.mixing import SumCalculator
 from ase.constraints import FixAtoms
 from ase.io import read
+from zoo import METALS
 
 from dpa2_ase import DPA2Calculator
-from dpa2_ase.bundled import bundled_model
 from dpa2_ase.checkpoint import load_potential, read_checkpoint
 from dpa2_ase.workflows import plots
 from dpa2_ase.workflows.batch import evaluate
@@ -162,7 +162,7 @@ def test_provenance_reads_any_calculator():
 def test_provenance_says_which_model_it_was(tmp_path):
     """Enough to find the model again: the file's sum, head, precision and how it was computed."""
     path = tmp_path / "model.pt"
-    path.write_bytes(bundled_model().read_bytes())
+    path.write_bytes(METALS.read_bytes())
     calc = DPA2Calculator(path, device="cpu", dtype="float64", mode="reference")
     atoms = bulk("Cu")
     atoms.calc = calc
@@ -178,7 +178,7 @@ def test_provenance_says_which_model_it_was(tmp_path):
 def test_provenance_does_not_name_another_file(tmp_path):
     """The sum is taken late; a file that was replaced meanwhile is not the model that was read."""
     path = tmp_path / "model.pt"
-    path.write_bytes(bundled_model().read_bytes())
+    path.write_bytes(METALS.read_bytes())
     early, late, last = (DPA2Calculator(path, device="cpu") for _ in range(3))
     known = early.source["sha256"]
     path.write_bytes(b"another model")

@@ -18,6 +18,7 @@ from dpa2_ase.nn.environment import Environment
 from dpa2_ase.topology import graph_of_structures
 
 DATA = Path(__file__).parent / "data"
+METALS = DATA / "metals6.pt"  # a small model of Li, Si, Ni, Cu, Ge, Mo with a single head, trained with DeePMD-kit
 SYMBOLS = ("O", "H", "Cu")  # the type map of the models below
 # tiny networks with random weights, cutoffs 6 Å (repinit, DPA-1) and 4 Å (repformer, three-body)
 SMOOTH = ("dpa1-temperature", "dpa1-attn-strip-smooth", "dpa2-everything", "dpa2-strip", "dpa2-resincr-layer")

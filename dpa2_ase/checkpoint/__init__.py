@@ -41,6 +41,8 @@ __all__ = [
     "summary",
 ]
 
+MOST_SHOWN = 20  # elements of a head in a message
+
 
 @dataclass(frozen=True)
 class HeadInfo:
@@ -236,11 +238,12 @@ def _choose(infos: Mapping[str, HeadInfo], head: str | None, path: Path) -> str:
 
 
 def describe_heads(infos: Mapping[str, HeadInfo]) -> str:
-    """One line for each head: name and elements."""
+    """One line for each head: name and elements, or their number where there are too many to read."""
     lines = []
     for info in infos.values():
         elements = info.observed or info.elements
-        lines.append(f"  {info.name}: {' '.join(elements)}" + ("" if info.observed else " (accepted)"))
+        shown = " ".join(elements) if len(elements) <= MOST_SHOWN else f"{len(elements)} elements"
+        lines.append(f"  {info.name}: {shown}" + ("" if info.observed else " (accepted)"))
     return "\n".join(lines)
 
 

@@ -1,8 +1,8 @@
-"""Errors of a multi-task model on frames it has not seen: errors.py MODEL DATA [--json FILE]
+"""Errors of a multi-task model on frames it has not seen: errors.py MODEL DATA [--json FILE] [--card FILE]
 
 One line per head and system as in pretraining.yaml: energy (meV/atom) and force (meV/Å) mean absolute errors over all
-frames of |F| < 30 eV/Å and |P| < 200 GPa, stress errors (GPa) where there are labels, and the elements with the
-largest force errors.
+frames of |F| < 30 eV/Å and |P| < 200 GPa that are not in the training set too, and stress errors (GPa) where there are
+labels; then force errors by element, the largest first.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from ase.units import GPa
 
 from dpa2_ase import DPA2Calculator
 
+HEADER = """| head | system | frames | E MAE / meV/atom | F MAE / meV/Å | F RMSE | stress MAE / GPa | aim F, E |
+|---|---|---:|---:|---:|---:|---:|---|"""
+BEGIN, END = "<!-- errors -->", "<!-- end of errors -->"
 MOST_FORCE, MOST_PRESSURE = 30.0, 200.0  # eV/Å, GPa
 TARGETS = {  # meV/Å and meV/atom
     "materials-pbe": (350, 90),
@@ -74,34 +78,70 @@ def errors(calculator: DPA2Calculator, frames: list[Atoms]) -> dict[str, Any]:
     }
 
 
+def unseen(frames: list[Atoms], seen: list[Atoms]) -> list[Atoms]:
+    """Frames that no other set holds under another name: copper and nickel of two published sets overlap."""
+    known = {_fingerprint(atoms) for atoms in seen}
+    return [atoms for atoms in frames if _fingerprint(atoms) not in known]
+
+
+def _fingerprint(atoms: Atoms) -> tuple[str, float, float]:
+    """The same for the same structure in another order or setting, whatever its energy."""
+    forces = np.linalg.norm(atoms.calc.results["forces"], axis=1).sum()
+    return atoms.get_chemical_formula(), round(abs(np.linalg.det(atoms.cell)), 2), round(forces, 3)
+
+
+def rows_of(model: str, data: Path, most: int | None) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Head, system and errors of every held-out set."""
+    heads = yaml.safe_load(Path(__file__).with_name("pretraining.yaml").read_text())["heads"]
+    for head, entry in heads.items():
+        calculator = DPA2Calculator(model, head=head)
+        seen = [atoms for path in entry["train"] for atoms in read(data / path, ":") if "forces" in atoms.calc.results]
+        for path in entry["valid"]:
+            frames = unseen(labelled(data / path), seen)[:most]
+            yield head, Path(path).parent.name, errors(calculator, frames)
+
+
+def table_line(head: str, system: str, row: dict[str, Any]) -> str:
+    """Markdown."""
+    force, energy = TARGETS.get(system) or TARGETS.get(head, ("–", "–"))
+    stress = "–" if row["stress_mae"] is None else f"{row['stress_mae']:.2f}"
+    return (
+        f"| {head} | {system} | {row['frames']} | {row['energy_mae']:.1f} | {row['force_mae']:.0f} | "
+        f"{row['force_rmse']:.0f} | {stress} | {force}, {energy} |"
+    )
+
+
+def element_lines(table: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    """Force errors by element, the largest first."""
+    for name, row in table.items():
+        by_element = sorted(row["force_mae_by_element"].items(), key=lambda item: -item[1])
+        yield f"- {name}: " + ", ".join(f"{symbol} {error:.0f}" for symbol, error in by_element)
+
+
 def main() -> None:
-    """Print a table in Markdown; store everything with --json."""
+    """Print tables in Markdown; store everything with --json, or put the tables into a model card."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("data", type=Path)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--card", type=Path, help="a file whose text between the marks of tables is replaced")
     parser.add_argument("--most", type=int, default=None, help="frames of each system, for a quick look")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    heads = yaml.safe_load(Path(__file__).with_name("pretraining.yaml").read_text())["heads"]
     table: dict[str, dict[str, Any]] = {}
-    print("| head | system | frames | E MAE / meV/atom | F MAE / meV/Å | F RMSE | stress MAE / GPa | target F, E |")
-    print("|---|---|---:|---:|---:|---:|---:|---|")
-    for head, entry in heads.items():
-        calculator = DPA2Calculator(options.model, head=head)
-        for path in entry["valid"]:
-            system = Path(path).parent.name
-            row = errors(calculator, labelled(options.data / path)[: options.most])
-            table[f"{head}/{system}"] = row
-            force, energy = TARGETS.get(system) or TARGETS.get(head, ("–", "–"))
-            stress = "–" if row["stress_mae"] is None else f"{row['stress_mae']:.2f}"
-            print(
-                f"| {head} | {system} | {row['frames']} | {row['energy_mae']:.1f} | {row['force_mae']:.0f} | "
-                f"{row['force_rmse']:.0f} | {stress} | {force}, {energy} |",
-                flush=True,
-            )
+    lines = [HEADER]
+    print(HEADER)
+    for head, system, row in rows_of(options.model, options.data, options.most):
+        table[f"{head}, {system}"] = row
+        lines.append(table_line(head, system, row))
+        print(lines[-1], flush=True)
+    lines += ["", "Force errors by element, meV/Å:", "", *element_lines(table)]
+    print("\n".join(lines[-len(table) - 3 :]))
     if options.json:
         options.json.write_text(json.dumps(table, indent=1))
+    if options.card:
+        before, _, rest = options.card.read_text().partition(BEGIN)
+        options.card.write_text("\n".join([before + BEGIN, "", *lines, "", END]) + rest.partition(END)[2])
 
 
 if __name__ == "__main__":
