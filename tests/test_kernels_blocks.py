@@ -13,7 +13,7 @@ from test_parity import DATA, samples
 
 from dpa2_ase.checkpoint import load_potential
 from dpa2_ase.graph import AtomicGraph
-from dpa2_ase.kernels import pair_sums, se_atten, three_body
+from dpa2_ase.kernels import column_sums, pair_sums, se_atten, three_body
 from dpa2_ase.kernels.se_atten import TabulatedSeAtten
 from dpa2_ase.kernels.tables import powers, weighted_coefficients
 from dpa2_ase.kernels.tabulation import PairFunctions, TableBook, net_and_slope, tabulate
@@ -200,7 +200,7 @@ def test_a_float32_file():
 def test_small_tiles_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch):
     potential = fresh("dpa2-everything")
     graph = zoo.graph_of(potential, zoo.structure("slab"), zoo.structure("one-atom"), zoo.structure("molecule"))
-    monkeypatch.setattr(se_atten, "SLOTS", 1)
+    monkeypatch.setattr(column_sums, "SLOTS", 1)
     monkeypatch.setattr(pair_sums, "PAIRS", 1)
     for block, embedding in blocks(potential):
         compare(block, graph, embedding)

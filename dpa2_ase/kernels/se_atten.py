@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +14,8 @@ from ..nn.pair_features import PairFeatures
 from ..nn.se_atten import BlockOutput, SeAtten
 from ..nn.tables import QuinticTable
 from ..ops import segment_sum
-from .backward import first_derivatives
-from .tables import Tables, padded_neighborhoods, power_slopes, powers, rows_at, weighted_coefficients, with_padding
+from .column_sums import mixed, sums_by_element
+from .tables import Tables
 from .tabulation import PairFunctions, TableBook, exact_copy, net_and_slope, stored_tables, table_obstacle
 
 # 1/Å, to what w / r the tables go: the first that is enough for all neighbors met so far, since few functions describe
@@ -25,7 +24,6 @@ REACHES = (0.5, 0.8, 1.6)
 LEEWAY = 1.25  # of the range of a table that was too small
 MOST_COLUMNS = 16  # elements at once; for more the exact nets cost less than sums and matrices for each of them
 MOST_SQUARES = 2048  # pairs of elements in all plans that are kept
-SLOTS = 6144  # edges of a tile, padding included: what it needs stays in the cache
 
 
 @dataclass(frozen=True)
@@ -159,8 +157,8 @@ class TabulatedSeAtten(nn.Module):
             weighted = rows * switch[:, None] if self.reference.config.smooth else rows
             rows = torch.stack([rows, weighted], dim=2).flatten(1)  # (E, Q·S)
         n_columns, column = len(plan.elements), plan.column[types]
-        sums = _TabulatedSums.apply(plan.tables, graph.degree, n_columns, kind, column, argument, rows)
-        return _mixed(sums.reshape(graph.n_atoms, n_rows, -1), plan.column[graph.types], plan.mixing)
+        sums = sums_by_element(plan.tables, graph.degree, n_columns, kind, column, argument, rows)
+        return mixed(sums.reshape(graph.n_atoms, n_rows, -1), plan.column[graph.types], plan.mixing)
 
     def plan(self, types: Tensor, type_embedding: Tensor) -> PairPlan:
         """Tables and folded weights for the elements among `types` (N,); built when they first appear."""
@@ -259,75 +257,3 @@ def _exact_functions(
         inputs = torch.cat([inputs, types.repeat_interleave(argument.shape[1], dim=0)], dim=1)
     value, slope = net_and_slope(features.net, inputs)
     return value.reshape(*argument.shape, -1), slope.reshape(*argument.shape, -1)
-
-
-def _mixed(sums: Tensor, center: Tensor, mixing: Tensor) -> Tensor:
-    """Apply the matrix of the center's element, `mixing` (P, X, C), to `sums` (N, Q, X)."""
-    if len(mixing) == 1:
-        return sums @ mixing[0]
-    order = center.argsort(stable=True)
-    counts = torch.bincount(center, minlength=len(mixing)).tolist()
-    parts = sums.index_select(0, order).split(counts)
-    joined = torch.cat([part @ matrix for part, matrix in zip(parts, mixing, strict=True)])
-    place = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
-    return joined.index_select(0, place)
-
-
-class _TabulatedSums(torch.autograd.Function):
-    r"""Sums :math:`A_{iqpr} = \sum_{j: t_j = p} R_{jq} u_r(\rho_j)` over the neighbors of every center.
-
-    Takes tables, the number of edges of every center (N,), the number P of columns, kind and column of every edge
-    (E,), arguments (E,) and rows (E, Q); returns (N, Q, P, R). Only what the tables need to be evaluated again is kept.
-    """
-
-    @staticmethod
-    def forward(  # noqa: PLR0913  # all of them tensors of edges
-        ctx: Any, tables: Tables, degree: Tensor, n_columns: int, kind: Tensor, column: Tensor, argument: Tensor,
-        rows: Tensor,
-    ) -> Tensor:  # fmt: skip
-        row, x = (with_padding(part) for part in tables.locate(argument, kind))
-        rows, column = with_padding(rows), with_padding(column)
-        ctx.save_for_backward(degree, kind, column, row, x, rows)
-        ctx.tables, ctx.n_columns = tables, n_columns
-        sums = rows.new_zeros(len(degree), rows.shape[1] * n_columns, tables.rank)
-        for centers, edges in padded_neighborhoods(degree, SLOTS):
-            local = rows_at(x, edges)
-            u = weighted_coefficients(tables, rows_at(row, edges), powers(local))  # (B, n, R)
-            weight = _spread(rows_at(rows, edges), rows_at(column, edges), n_columns)
-            sums.index_copy_(0, centers, weight.mT @ u.double())
-        return sums.view(len(degree), -1, n_columns, tables.rank)
-
-    @staticmethod
-    @first_derivatives
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        degree, kind, column, row, x, rows = ctx.saved_tensors
-        tables: Tables = ctx.tables
-        gradient = gradient.flatten(1, 2).to(x)  # (N, Q·P, R)
-        by_rows, by_x = torch.zeros_like(rows), x.new_zeros(len(x), dtype=torch.float64)
-        for centers, edges in padded_neighborhoods(degree, SLOTS):
-            place, local, own = rows_at(row, edges), rows_at(x, edges), rows_at(column, edges)
-            above = gradient.index_select(0, centers).mT
-            by_row, by_slope = (
-                _of_own_column(weighted_coefficients(tables, place, weights) @ above, own, ctx.n_columns)
-                for weights in (powers(local), power_slopes(local))
-            )  # (B, n, Q)
-            by_rows.index_copy_(0, edges.flatten(), by_row.flatten(0, 1).to(rows))
-            by_x.index_copy_(0, edges.flatten(), (by_slope * rows_at(rows, edges)).sum(-1).flatten())
-        by_argument = by_x[:-1] * (2 * tables.inverse_width[kind])
-        return None, None, None, None, None, by_argument, by_rows[:-1]
-
-
-def _spread(values: Tensor, column: Tensor, n_columns: int) -> Tensor:
-    """Put values (B, n, Q) into the column of every edge, zeros into the others: (B, n, Q·P)."""
-    if n_columns == 1:
-        return values
-    spread = values.new_zeros(*values.shape, n_columns)
-    return spread.scatter_(-1, column[:, :, None, None].expand(*values.shape, 1), values[..., None]).flatten(2)
-
-
-def _of_own_column(values: Tensor, column: Tensor, n_columns: int) -> Tensor:
-    """Undo `_spread` of values (B, n, Q·P)."""
-    if n_columns == 1:
-        return values
-    values = values.unflatten(-1, (-1, n_columns))  # (B, n, Q, P)
-    return values.gather(-1, column[:, :, None, None].expand(*values.shape[:-1], 1)).squeeze(-1)
