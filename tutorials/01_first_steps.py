@@ -7,8 +7,8 @@
 #
 #     OMP_NUM_THREADS=1 python tutorials/01_first_steps.py
 #
-# The bundled model is small and provisional (`data/README.md` says how good it is). It shows how things are done;
-# for numbers to publish, give `DPA2Calculator` a model of yours or the name of an official one.
+# `data/MODEL_CARD.md` says how good the bundled model is. It shows how things are done; for numbers to publish, give
+# `DPA2Calculator` a model of yours or the name of an official one.
 
 # %%
 from __future__ import annotations
@@ -95,7 +95,7 @@ print(f"({change[near].min():.3f} and more, all others up to {change[~near].max(
 #
 # Second derivatives come from automatic differentiation too, without a step to choose. For the two atoms of a
 # primitive cell of silicon they give the phonons at Γ: three translations at zero and one optical mode, three times.
-# Experiment has the latter at 15.5 THz; the bundled model is some 2 THz below, a measure of how provisional it is.
+# Experiment has the latter at 15.5 THz; the bundled model is one THz below.
 
 # %%
 silicon = bulk("Si", a=5.47)
@@ -108,7 +108,7 @@ print("Γ of silicon:", np.round(frequencies, 2), "THz")
 # %% [markdown]
 # ## Check
 #
-# With the bundled model: a0 = 3.615 Å, B = 145 GPa, a spread of 0.06 meV/atom, and 13.5 THz. A model trained further
+# With the bundled model: a0 = 3.622 Å, B = 148 GPa, a spread of 0.06 meV/atom, and 14.3 THz. A model trained further
 # will move these numbers, towards those of the literature above.
 
 # %%

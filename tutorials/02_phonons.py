@@ -112,10 +112,9 @@ picture(panels[0], "phonons")
 # %% [markdown]
 # ## Check
 #
-# With the bundled model, which is provisional: copper within 3 % of the neutrons on average, the highest branch at L 5
-# % too high. Silicon 19 %: symmetry gives the degeneracies and the upper branches are 0 to 13 % off, but the lowest
-# one, known to be difficult, comes out 34 and 63 % too high. A model trained for the purpose comes within a few
-# percent.
+# With the bundled model: copper within 1 % of the neutrons on average. Silicon 10 %: symmetry gives the degeneracies and
+# the upper branches are 4 to 10 % low, as those of PBE are by half of that; the lowest one, known to be difficult, is
+# right at L but 30 % too high at X. A model trained for the purpose comes within a few percent.
 
 # %%
 print(f"CHECK difference = {difference:.6f} eV/Å²")

@@ -120,8 +120,9 @@ picture(upper, "relaxation")
 # %% [markdown]
 # ## Check
 #
-# With the bundled model: BFGS 20, FIRE 47 steps; 6.0 % of the volume lost at 10 GPa; the same number of steps for all
-# structures, energies equal to the last digits, and the batch twice as quick (processor time of one core).
+# With the bundled model: BFGS 20, FIRE 38 to 62 steps; 5.6 % of the volume lost at 10 GPa; the same number of steps for
+# all structures, and energies equal to the last digits. How much quicker the batch is (processor time of one core)
+# depends on the model: twice with a small one, a fifth with this one, whose steps are longer.
 
 # %%
 print(f"CHECK steps = {' '.join(str(number) for number in steps.values())}")

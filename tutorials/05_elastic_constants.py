@@ -85,8 +85,8 @@ picture(panels[0], "elastic-constants")
 # %% [markdown]
 # ## Check
 #
-# With the bundled model: C11, C12 and C44 of copper 193, 133 and 79 GPa, two ways within 0.5 GPa, and a Debye
-# temperature of 360 K (343 K measured); of nickel 258, 163 and 115 GPa. So copper is 85, 202 and 150 GPa stiff along
+# With the bundled model: C11, C12 and C44 of copper 194, 129 and 75 GPa, two ways within 0.2 GPa, and a Debye
+# temperature of 360 K (343 K measured); of nickel 291, 177 and 111 GPa. So copper is 90, 193 and 150 GPa stiff along
 # [001], [111] and [110].
 
 # %%
