@@ -103,6 +103,7 @@ for ax, (name, result) in zip(panels, (("copper", found), ("silicon", exact)), s
             if label in text.split("|"):
                 points = ax.plot([tick] * len(frequencies), frequencies, "o", color=plots.COLORS["orange"])
                 points[0].set(zorder=3, clip_on=False)
+    ax.set_ylim(0, 1.05 * max(ax.get_ylim()[1], *(max(frequencies) for frequencies in measured.values())))
     every = [(calculated[point], np.array(frequencies)) for point, frequencies in measured.items()]
     ratios = np.concatenate([have[want > 0] / want[want > 0] for have, want in every])
     errors[name] = 100 * float(np.abs(ratios - 1).mean())
@@ -112,9 +113,9 @@ picture(panels[0], "phonons")
 # %% [markdown]
 # ## Check
 #
-# With the bundled model: copper within 1 % of the neutrons on average. Silicon 10 %: symmetry gives the degeneracies and
-# the upper branches are 4 to 10 % low, as those of PBE are by half of that; the lowest one, known to be difficult, is
-# right at L but 30 % too high at X. A model trained for the purpose comes within a few percent.
+# With the bundled model: copper within 1 % of the neutrons on average. Silicon 10 %: symmetry gives the degeneracies
+# and the upper branches are 4 to 10 % low, as those of PBE are by half of that; the lowest one, known to be difficult,
+# is right at L but 30 % too high at X. A model trained for the purpose comes within a few percent.
 
 # %%
 print(f"CHECK difference = {difference:.6f} eV/Å²")

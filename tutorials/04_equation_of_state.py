@@ -77,8 +77,8 @@ picture(panels[0], "equation-of-state")
 # %% [markdown]
 # ## Check
 #
-# With the bundled model: copper 3.622 Å and 150 GPa (PBE 3.63 Å and 141 GPa). Lattice constants are within 0.7 % for all
-# six elements. Δ is 1 meV/atom for nickel and lithium, 2 for copper, 3 for silicon, 5 for molybdenum and 7 for
+# With the bundled model: copper 3.622 Å and 150 GPa (PBE 3.63 Å and 141 GPa). Lattice constants are within 0.7 % for
+# all six elements. Δ is 1 meV/atom for nickel and lithium, 2 for copper, 3 for silicon, 5 for molybdenum and 7 for
 # germanium, whose volume is 2 % too large; two codes of electronic structure differ by about 1.
 
 # %%
