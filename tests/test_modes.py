@@ -158,6 +158,17 @@ def test_what_auto_means():
             assert DPA2Calculator(METALS, mode=mode, device="cpu").engine.mode == expected
 
 
+@pytest.mark.parametrize("mode", ["torch", *(["kernels"] if HAS_KERNELS else [])])
+def test_the_bundled_model_runs_on_tables(mode):
+    """Functions too steep for any table get the exact nets, at ten times the cost: not those of the model we ship."""
+    calculator = DPA2Calculator(head="metals-pbe", mode=mode, device="cpu")
+    calculator.get_forces(zoo.rattled("Cu", 2))
+    blocks = [getattr(module, "tabulated", module) for module in calculator.evaluator.potential.modules()]
+    books = [block._book for block in blocks if hasattr(block, "_book")]
+    assert len(books) >= 2  # repinit and three-body
+    assert not any(book.refused for book in books)
+
+
 def test_kernels_where_there_are_none():
     with pytest.raises(ValueError, match="mode 'kernels' is not available: .*; mode='torch' runs everywhere.*compiler"):
         choose_mode("kernels", torch.device("cuda"))

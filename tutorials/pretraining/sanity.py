@@ -19,7 +19,7 @@ from ase.data import covalent_radii
 from ase.io import read
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
-from ase.neighborlist import neighbor_list
+from matscipy.neighbours import neighbour_list
 
 from dpa2_ase import DPA2Calculator, heads
 
@@ -45,7 +45,8 @@ DYNAMICS = [  # K
     ("MAPbI3_scan", "perovskite-scan", 600),
     ("universal_pbe_mattersim_bench", "materials-pbe", 1000),
 ]
-FRAMES = 5  # of a set, to start from
+EVERY = 3  # steps
+FRAMES = 3  # of a set, to start from
 DIMERS = "diatomics-pbe"
 DISTANCES = np.linspace(0.4, 6.0, 113)  # Å
 BOND = (8, 72)  # of the distances, 0.8 to 4 Å: where the minimum of a dimer is
@@ -86,7 +87,7 @@ def dimers(model: str) -> None:
 
 def closest(atoms: Atoms) -> float:
     """Smallest distance over the sum of covalent radii."""
-    i, j, d = neighbor_list("ijd", atoms, 4.0)
+    i, j, d = neighbour_list("ijd", atoms, cutoff=3.0)
     return float((d / (covalent_radii[atoms.numbers[i]] + covalent_radii[atoms.numbers[j]])).min(initial=9.0))
 
 
@@ -104,7 +105,8 @@ def dynamics(model: str, data: Path, steps: int) -> None:
             run = Langevin(
                 atoms, step, temperature_K=temperature, friction=0.02 / units.fs, rng=np.random.default_rng(1)
             )
-            for _ in run.irun(steps):
+            for _ in range(steps // EVERY):
+                run.run(EVERY)
                 least = min(least, closest(atoms))
         usual = min(closest(frame) for frame in frames)
         print(f"| {system} | {head} | {temperature} | {least:.2f} | {usual:.2f} |", flush=True)
@@ -115,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("data", type=Path)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=300)
     options = parser.parse_args()
     torch.set_num_threads(1)
     crystals(options.model)
