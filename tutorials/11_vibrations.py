@@ -79,8 +79,8 @@ picture(ax, "vibrations")
 # ## Check
 #
 # 2359.6 1/cm, of which 1 1/cm is the error of the displacements. Entropies are 0.04 J/(mol K) below the tables at room
-# temperature and 0.3 at 2000 K, where the rigid rotor falls short. The adsorbed atom vibrates at 67 1/cm along the
-# surface, twice by symmetry, and at 133 1/cm towards it.
+# temperature and 0.3 at 2000 K, where the rigid rotor falls short. The adsorbed atom vibrates at 90 1/cm along the
+# surface, twice by symmetry, and at 177 1/cm towards it.
 
 # %%
 print(f"CHECK wavenumber = {found.wavenumbers[0]:.1f} 1/cm")
