@@ -498,7 +498,7 @@ def test_bad_arguments(tmp_path):
     with pytest.raises(ValueError, match="dtype 'float8' is not supported"):
         DPA2Calculator(dtype="float8")
     with pytest.raises(ValueError, match="skin should be at least 0"):
-        DPA2Calculator(skin=-1)
+        DPA2Calculator(METALS, skin=-1)
     with pytest.raises(ValueError, match="several heads; choose one"):
         DPA2Calculator(PARITY / "multitask-heads.pt")
     with pytest.raises(ValueError, match="did you mean 'Domains_Water'"):

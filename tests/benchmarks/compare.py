@@ -188,6 +188,8 @@ def run_start(arguments: argparse.Namespace, settings: Settings, results: Result
     path = bundled_model()
     peers = deepmd_programs(arguments.deepmd_python, path.parent, path.stem, [path.suffix], arguments.device)
     programs = peers + our_programs(arguments.ours, None, arguments.device)
+    for program in programs:
+        program.load["head"] = "metals-pbe"  # that knows copper best
     results.add("start", path.stem, programs, lambda: measure_start(programs, settings), arguments.retry)
 
 

@@ -38,7 +38,7 @@ def measure(count: int) -> str:
     from dpa2_ase.maps import describe, make_map
     from dpa2_ase.maps.selection import select_farthest
 
-    calc = DPA2Calculator()
+    calc = DPA2Calculator(head="metals-pbe")
     calc.get_potential_energy(bulk("Cu"))
     before, started = peak(), time.perf_counter()
     environments = describe(structures(count), calc)
