@@ -22,7 +22,7 @@ from setting import FAST, bundled
 
 from dpa2_ase.workflows.relax import relax
 
-calc = bundled("Cu")  # DPA2Calculator(dtype="float64"), and of several heads the one trained on copper
+calc = bundled("Cu")  # DPA2Calculator(head="metals-pbe", dtype="float64"): of several heads the one for copper
 print("properties:", ", ".join(calc.implemented_properties))
 
 # %% [markdown]

@@ -87,7 +87,7 @@ class DPA2Calculator(Calculator):
     >>> from ase.build import bulk
     >>> from dpa2_ase import DPA2Calculator
     >>> atoms = bulk("Cu", cubic=True)
-    >>> atoms.calc = DPA2Calculator()
+    >>> atoms.calc = DPA2Calculator(head="metals-pbe")
     >>> energy = atoms.get_potential_energy()
     """
 
