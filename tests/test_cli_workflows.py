@@ -112,7 +112,7 @@ NOT_OPTIONS = {
 }  # fmt: skip
 OWN = {
     "relax": {"opt_cell_fully", "opt_cell_lengths", "trajectory"},
-    "md": {"max_temperature", "max_force", "min_distance", "rdf", "msd", "vdos"},
+    "md": {"max_temperature", "max_force", "min_distance", "uncertainty", "calibration", "rdf", "msd", "vdos"},
     "phonons": {"mesh", "temperatures", "gruneisen", "qha", "pressure"},
     "compare": {"models", "heads"},
 }
