@@ -13,6 +13,7 @@ import pytest
 import torch
 import zoo
 from ase import Atoms
+from ase.build import molecule
 from test_parity import ENERGIES, PARITY_WARNINGS, Case, samples
 from zoo import METALS
 
@@ -161,8 +162,9 @@ def test_what_auto_means():
 @pytest.mark.parametrize("mode", ["torch", *(["kernels"] if HAS_KERNELS else [])])
 def test_the_bundled_model_runs_on_tables(mode):
     """Functions too steep for any table get the exact nets, at ten times the cost: not those of the model we ship."""
-    calculator = DPA2Calculator(head="metals-pbe", mode=mode, device="cpu")
-    calculator.get_forces(zoo.rattled("Cu", 2))
+    calculator = DPA2Calculator(head="materials-pbe", mode=mode, device="cpu")
+    for atoms in (zoo.rattled("Cu", 2), molecule("H2O")):  # the latter's bonds ask for the widest tables
+        calculator.get_forces(atoms)
     blocks = [getattr(module, "tabulated", module) for module in calculator.evaluator.potential.modules()]
     books = [block._book for block in blocks if hasattr(block, "_book")]
     assert len(books) >= 2  # repinit and three-body

@@ -17,7 +17,7 @@ from ..nn.tables import QuinticTable
 from .tables import DEGREE, Tables, power_slopes, powers
 
 FEWEST_CELLS, MOST_CELLS = 128, 16384
-MOST_NUMBERS = 2**21  # in the table of one kind: 16 MiB
+MOST_NUMBERS = 2**23  # in the table of one kind: 64 MiB
 # relative to the largest value and slope; forces are then good to 1e-12, and rounding of the nets themselves is below
 VALUE_TOLERANCE, SLOPE_TOLERANCE = 1e-13, 2e-12
 RANK_TOLERANCE = 3e-14  # singular values dropped from the basis, relative to the largest
