@@ -19,7 +19,7 @@ from ase.data import covalent_radii
 from ase.io import read
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
-from matscipy.neighbours import neighbour_list
+from ase.neighborlist import neighbor_list
 
 from dpa2_ase import DPA2Calculator, heads
 
@@ -87,7 +87,7 @@ def dimers(model: str) -> None:
 
 def closest(atoms: Atoms) -> float:
     """Smallest distance over the sum of covalent radii."""
-    i, j, d = neighbour_list("ijd", atoms, cutoff=3.0)
+    i, j, d = neighbor_list("ijd", atoms, 3.0)
     return float((d / (covalent_radii[atoms.numbers[i]] + covalent_radii[atoms.numbers[j]])).min(initial=9.0))
 
 
