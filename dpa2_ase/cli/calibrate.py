@@ -87,12 +87,12 @@ def _thresholds(found: Calibration) -> list[list[Any]]:
 
 
 def _write(folder: Path, common: Common, found: Calibration) -> None:
-    from ..interfaces.ase import DPA2Calculator
     from ..workflows.results import provenance_of
+    from .models import calculator_of_head
     from .records import Record, write_record
 
     choice, rigidity = common.model, found.rigidity
-    calc = DPA2Calculator(choice.model, head=choice.head, device=choice.device, dtype=choice.dtype, mode=choice.mode)  # type: ignore[arg-type]  # one of the choices
+    calc = calculator_of_head(choice, choice.head)
     facts = {
         "calibration": str(found.path),
         "quality": {row[0]: dict(zip(COLUMNS[1:], row[1:], strict=True)) for row in _rows(found)},
