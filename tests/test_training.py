@@ -89,7 +89,9 @@ def test_the_checkpoint_is_the_trained_model(data):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"ema": 0.9, "type": "adamw", "weight_decay": 0.01, "clip": 5.0}], ids=["plain", "all"]
+    "options",
+    [{}, {"ema": 0.9, "type": "adamw", "weight_decay": 0.01, "clip": 5.0}, {"type": "muon", "weight_decay": 0.01}],
+    ids=["plain", "all", "muon"],
 )
 def test_restart_continues_bit_for_bit(data, options):
     settings = table(data, optimizer=options)
@@ -125,7 +127,6 @@ def test_mean_parameters_follow_their_law(data):
         torch.testing.assert_close(mean, expected[name], rtol=1e-13, atol=1e-13)
     before = parameters(trainer)
     with trainer.averaged():
-        assert all(torch.equal(p, trainer.ema[name]) is False or True for name, p in parameters(trainer).items())
         torch.testing.assert_close(parameters(trainer), expected, rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(parameters(trainer), before, rtol=0, atol=0)
     trainer.save(data / "model.pt")

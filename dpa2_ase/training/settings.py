@@ -56,9 +56,9 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam, or AdamW with decoupled weight decay."""
+    """Adam, AdamW with decoupled weight decay, or Muon for matrices (and Adam for the rest)."""
 
-    type: Literal["adam", "adamw"] = "adam"
+    type: Literal["adam", "adamw", "muon"] = "adam"
     betas: tuple[float, ...] = (0.9, 0.999)
     weight_decay: float = 0.0
     clip: float | None = None  # largest norm of the gradient

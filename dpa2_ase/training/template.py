@@ -43,7 +43,7 @@ learning_rate:
   # parts: {{descriptor: 0.1}}  # factors for parts of the model; 0 freezes one
 
 optimizer:
-  type: adam                  # also adamw, with weight_decay
+  type: adam                  # also adamw, with weight_decay; muon learns more in a step, for trainings from scratch
   clip: 10.0                  # largest norm of the gradient
   ema: 0.999                  # also write the running mean of the weights, as model-ema.pt
 

@@ -21,6 +21,7 @@ from .heads import Heads, parameter_name, trainable_parameters
 from .logbook import Display, Logbook
 from .loss import LossConfig, loss_terms, total_loss
 from .metrics import QUANTITIES, Errors
+from .muon import Muon, is_matrix
 from .sampling import Sampler, fixed_batches
 from .schedules import learning_rate
 from .settings import TrainingConfig
@@ -86,16 +87,20 @@ class Trainer:
         self.losses: dict[str, list[float]] = {name: [] for name in heads.names}
 
     def _make_optimizer(self, rates: Mapping[str, float]) -> torch.optim.Optimizer:
-        groups: dict[float, list[Tensor]] = {}
+        options = self.config.optimizer
+        groups: dict[tuple[float, bool], list[Tensor]] = {}
         for name, parameter in self.parameters.items():
             fitting = [part for part in rates if parameter_name(name).startswith(part)]
             factor = rates[max(fitting, key=len)] if fitting else 1.0
-            groups.setdefault(factor, []).append(parameter)
-        options = self.config.optimizer
-        kind = torch.optim.AdamW if options.type == "adamw" else torch.optim.Adam
-        self._factors = list(groups)
+            matrix = options.type == "muon" and is_matrix(name, parameter)
+            groups.setdefault((factor, matrix), []).append(parameter)
+        self._factors = [factor for factor, _ in groups]
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": Muon}[options.type]
         return kind(
-            [{"params": members} for members in groups.values()],
+            [
+                {"params": members, "matrices": matrix} if kind is Muon else {"params": members}
+                for (_, matrix), members in groups.items()
+            ],
             lr=self.config.learning_rate.start,
             betas=(options.betas[0], options.betas[-1]),
             weight_decay=options.weight_decay,
