@@ -202,14 +202,17 @@ class AtomicGraph:
 
     def within(self, cutoff: float, nsel: int) -> AtomicGraph:
         """The edges not longer than `cutoff` (Å) among the nearest `nsel` of every center."""
+        index, cut = self.cut(cutoff, nsel)
+        if index is None:  # a graph of its own: one backward pass uses up what `distances` saved for it
+            return self.with_vectors(self.vectors)
+        return cut.with_vectors(self.vectors.index_select(0, index)) if self.vectors.requires_grad else cut
+
+    def cut(self, cutoff: float, nsel: int) -> tuple[Tensor | None, AtomicGraph]:
+        """`within` without derivatives, and which of the edges it chose; ``None`` for all, which are these."""
         key = (cutoff, nsel)
         if key not in self._cuts:
             self._cuts[key] = self._cut(cutoff, nsel)
-        found = self._cuts[key]
-        if found is None:  # a graph of its own: one backward pass uses up what `distances` saved for it
-            return self.with_vectors(self.vectors)
-        index, cut = found
-        return cut.with_vectors(self.vectors.index_select(0, index)) if self.vectors.requires_grad else cut
+        return self._cuts[key] or (None, self)
 
     @cached_property
     def _cuts(self) -> dict[tuple[float, int], tuple[Tensor, AtomicGraph] | None]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 
 def hdf5_module() -> Any:
@@ -21,6 +23,16 @@ def hdf5_module() -> Any:
     return h5py
 
 
-def open_hdf5(path: Path, mode: Literal["r", "w", "a"] = "r") -> Any:
-    """An open HDF5 file (``h5py.File``)."""
-    return hdf5_module().File(path, mode)
+def open_hdf5(path: Path) -> Any:
+    """An HDF5 file (``h5py.File``) to read."""
+    return hdf5_module().File(path)
+
+
+@contextmanager
+def new_hdf5(path: Path) -> Iterator[Any]:
+    """An HDF5 file to fill, which is put together in memory: HDF5 cannot let go of one that finds the disk full."""
+    with hdf5_module().File(path.name, "w", driver="core", backing_store=False) as file:
+        yield file
+        file.flush()
+        content = file.id.get_file_image()
+    path.write_bytes(content)

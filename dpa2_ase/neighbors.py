@@ -7,15 +7,11 @@ from functools import cached_property
 
 import numpy as np
 from ase import Atoms
-from ase.geometry import minkowski_reduce
-from matscipy.neighbours import neighbour_list
 
-MAX_EDGES = 5e8  # candidates of one search; each costs about 100 bytes, and any model far more
-MAX_BINS = 4e6  # bins of one search, the memory of empty space; larger systems may use more, see `_bin_width`
+from .neighbor_search import edge_vectors, find_pairs, lattice_normals, norms, rounding_error
+
 MAX_LENGTH = 1e9  # Å; float64 resolves 1e-7 Å there
 MIN_LENGTH = 1e-3  # Å; a lattice thinner than this is taken for a missing vector
-
-Edges = tuple[np.ndarray, np.ndarray, np.ndarray]  # center (E,), neighbor (E,), shift (E, 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +82,12 @@ class NeighborList:
             shrinkage = max(0.0, 1.0 - np.linalg.svd(deformation, compute_uv=False)[-1])
         moves = positions - before  # (N, 3)
         moves -= moves.mean(axis=0)
-        loss = 2.0 * _norms(moves).max() + (self.cutoff + self.skin) * shrinkage
-        return bool(loss + _rounding(positions, cell) + self._rounding <= self.skin)
+        loss = 2.0 * norms(moves).max() + (self.cutoff + self.skin) * shrinkage
+        return bool(loss + rounding_error(positions, cell) + self._rounding <= self.skin)
 
     @cached_property
     def _rounding(self) -> float:
-        return _rounding(self.positions, self.cell)
+        return rounding_error(self.positions, self.cell)
 
     def pairs(self, atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return the pairs of `atoms` within the cutoff, the cutoff itself included.
@@ -121,8 +117,8 @@ class NeighborList:
                 "periodic directions changed by more than the skin allows; build a new one with build_neighbor_list"
             )
         positions, cell, _ = _read_geometry(atoms)
-        vectors = _vectors(positions, cell, (self.center, self.neighbor, self.shift))
-        near = np.flatnonzero(_norms(vectors) <= self.cutoff)
+        vectors = edge_vectors(positions, cell, (self.center, self.neighbor, self.shift))
+        near = np.flatnonzero(norms(vectors) <= self.cutoff)
         return self.center[near], self.neighbor[near], vectors.take(near, axis=0), self.shift.take(near, axis=0)
 
 
@@ -155,10 +151,7 @@ def build_neighbor_list(atoms: Atoms, cutoff: float, skin: float = 0.0) -> Neigh
     if not 0.0 <= skin < np.inf:
         raise ValueError(f"skin must be a finite number of Å, zero or larger, got {skin}")
     positions, cell, pbc = _read_geometry(atoms)
-    center, neighbor, shift = edges = _search(positions, cell, pbc, cutoff + skin)
-    near = np.flatnonzero(_norms(_vectors(positions, cell, edges)) <= cutoff + skin)
-    order = near[np.lexsort((*shift[near].T[::-1], neighbor[near], center[near]))]
-    center, neighbor, shift = center[order], neighbor[order], shift[order]
+    center, neighbor, shift = find_pairs(positions, cell, pbc, cutoff + skin)
     for array in (center, neighbor, shift, positions, cell, pbc):
         array.setflags(write=False)
     return NeighborList(center, neighbor, shift, cutoff, skin, positions, cell, pbc)
@@ -186,7 +179,7 @@ def _read_geometry(atoms: Atoms, *, check_lattice: bool = True) -> tuple[np.ndar
 def _check_lattice(cell: np.ndarray, pbc: np.ndarray) -> None:
     sizes = np.linalg.svd(cell[pbc], compute_uv=False)
     if sizes[-1] < max(MIN_LENGTH, 1e-7 * sizes[0]):
-        missing = np.flatnonzero(pbc & (_norms(cell) < MIN_LENGTH)).tolist()
+        missing = np.flatnonzero(pbc & (norms(cell) < MIN_LENGTH)).tolist()
         where = missing or np.flatnonzero(pbc).tolist()
         reason = "no lattice vector" if missing else "linearly dependent lattice vectors"
         raise ValueError(
@@ -195,37 +188,12 @@ def _check_lattice(cell: np.ndarray, pbc: np.ndarray) -> None:
         )
 
 
-def _norms(vectors: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-
-
-def _vectors(positions: np.ndarray, cell: np.ndarray, edges: Edges) -> np.ndarray:
-    """Return neighbor image minus center (E, 3); the edge j -> i is the exact negative of i -> j."""
-    center, neighbor, shift = edges
-    vectors = positions.take(neighbor, axis=0)
-    vectors -= positions.take(center, axis=0)
-    for axis in range(3):
-        crossing = np.flatnonzero(shift[:, axis])
-        vectors[crossing] += shift[crossing, axis, None] * cell[axis]
-    return vectors
-
-
-def _rounding(positions: np.ndarray, cell: np.ndarray) -> float:
-    """Bound the rounding error of an edge vector, in Å."""
-    return 1e-12 * (np.abs(positions).max() + np.abs(cell).max())
-
-
-def _normals(lattice: np.ndarray) -> np.ndarray:
-    """Return orthonormal vectors (3 - k, 3) perpendicular to the k rows of `lattice` (k, 3)."""
-    return np.linalg.svd(lattice)[2][len(lattice) :]
-
-
 def _deformation(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     """Return F (3, 3) with ``new == old @ F`` for lattices (k, 3), rotating the normals no more than needed.
 
     The new normals are those nearest to the old ones (Kabsch) that keep the handedness of the whole.
     """
-    old_normals, normals = _normals(old), _normals(new)
+    old_normals, normals = lattice_normals(old), lattice_normals(new)
     old_frame = np.vstack([old, old_normals])
     if len(normals):
         u, _, vt = np.linalg.svd(old_normals @ normals.T)
@@ -233,76 +201,3 @@ def _deformation(old: np.ndarray, new: np.ndarray) -> np.ndarray:
             u[:, -1] *= -1.0
         normals = u @ vt @ normals
     return np.linalg.solve(old_frame, np.vstack([new, normals]))
-
-
-def _search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, radius: float) -> Edges:
-    """Return all pairs within `radius`, and some beyond it, in no particular order.
-
-    The atoms are searched in a box of their own: lattice vectors as short as possible, unit normals along open
-    directions, atoms wrapped, and empty layers wider than the radius cut down to the radius. No pair within the
-    radius reaches across such a layer, so all of them keep their vectors.
-    """
-    if len(positions) == 0:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 3), np.int64)
-    _, reduction = minkowski_reduce(cell, pbc)  # (3, 3) whole numbers, identity along open directions
-    axes = reduction @ cell
-    axes[~pbc] = _normals(cell[pbc])
-    fractions = np.linalg.solve(axes.T, positions.T)  # (3, N)
-    wraps = np.where(pbc[:, None], np.floor(fractions), 0.0)
-    fractions -= wraps
-    # matscipy leaves out pairs at its cutoff; the rest covers the rounding of wrapping and cutting
-    radius = radius * (1.0 + 1e-6) + 1e3 * _rounding(positions, cell)
-    heights = 1.0 / _norms(np.linalg.inv(axes).T)
-    lengths = np.array([_cut_gaps(fractions[k], radius / heights[k], pbc[k]) for k in range(3)])
-    width = _bin_width(lengths * heights, radius, len(positions))
-    _check_size(fractions / lengths[:, None], lengths * heights, pbc, width)
-    center, neighbor, shift = neighbour_list(
-        "ijS",
-        positions=np.ascontiguousarray(fractions.T @ axes),
-        cell=lengths[:, None] * axes,
-        pbc=pbc,
-        cutoff=width,
-        cell_origin=np.zeros(3),
-    )
-    wraps = wraps.T.astype(np.int64)
-    shift = (shift + wraps[center] - wraps[neighbor]) @ reduction
-    return center.astype(np.int64), neighbor.astype(np.int64), shift
-
-
-def _cut_gaps(fractions: np.ndarray, limit: float, periodic: bool) -> float:
-    """Shorten gaps between `fractions` (N,) along one axis to `limit`, in place, and return the length of the axis.
-
-    An open axis has a gap of `limit` around the atoms; half of the outer gap comes first, so no atom is outside.
-    """
-    order = np.argsort(fractions, kind="stable")
-    ordered = fractions[order] - fractions[order[0]]
-    outer = min(1.0 - ordered[-1], limit) if periodic else limit
-    excess = np.maximum(np.diff(ordered, prepend=0.0) - limit, 0.0)
-    ordered -= np.cumsum(excess)
-    fractions[order] = ordered + 0.5 * outer
-    return ordered[-1] + outer
-
-
-def _bin_width(heights: np.ndarray, radius: float, n_atoms: int) -> float:
-    """Return the search radius, or a larger one where bins of that width would be too many for the memory."""
-    while np.prod(np.maximum(np.floor(heights / radius), 1.0)) > max(MAX_BINS, 8 * n_atoms):
-        radius *= 1.25
-    return radius
-
-
-def _check_size(fractions: np.ndarray, heights: np.ndarray, pbc: np.ndarray, radius: float) -> None:
-    r"""Raise a ValueError where the search would find far more pairs than any model can use.
-
-    With :math:`n_b` atoms in bins of widths :math:`w_k \approx r`, and :math:`\pi/6` the part of a box that its sphere
-    fills, :math:`E \approx \frac{\pi}{6} \prod_k \frac{2r}{w_k} \sum_b n_b^2`; an open axis of one bin has factor one.
-    """
-    bins = np.maximum(np.floor(heights / radius), 1.0)
-    reach = np.where(~pbc & (bins == 1), 1.0, 2.0 * radius * bins / heights)
-    cells = np.clip(np.floor(fractions * bins[:, None]), 0, bins[:, None] - 1).astype(np.int64)  # (3, N)
-    counts = np.bincount(np.ravel_multi_index(tuple(cells), tuple(bins.astype(np.int64)))).astype(np.float64)
-    n_edges = np.pi / 6.0 * np.prod(reach) * (counts @ counts)
-    if n_edges > MAX_EDGES:
-        raise ValueError(
-            f"{fractions.shape[1]} atoms would have about {n_edges:.1g} pairs within {radius:.3g} Å "
-            f"(at most {MAX_EDGES:g}); check that positions and cell are in Å, and the cutoff"
-        )

@@ -133,6 +133,24 @@ def test_energy_models_have_no_dipole(calc):
 # ---- work done -----------------------------------------------------------------------------------
 
 
+def test_an_interrupted_calculation_is_begun_anew(calc, monkeypatch):
+    """What was half used up is not asked again: the next answers are those of an undisturbed calculator."""
+    atoms = copper(5)
+    atoms.calc = DPA2Calculator(METALS, dtype="float64")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    atoms.get_potential_energy()
+    with monkeypatch.context() as patch:
+        patch.setattr(atoms.calc.evaluator, "gradients", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            atoms.get_forces()
+    forces = atoms.get_forces()
+    np.testing.assert_array_equal(forces, calc.get_forces(atoms))
+    assert atoms.get_potential_energy() == calc.get_potential_energy(atoms)
+
+
 def test_energy_costs_no_backward_and_forces_no_second_forward(calc, monkeypatch):
     atoms = copper(1)
     atoms.calc = calc

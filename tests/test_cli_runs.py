@@ -250,6 +250,7 @@ def test_bad_input_leaves_nothing(folder, command):
     """One line on stderr, exit code 2, no file more than before."""
     write("salt.extxyz", Atoms("NaCl", positions=[[0, 0, 0], [0, 0, 2.4]]))
     Path("nan.extxyz").write_text('2\nLattice="4 0 0 0 4 0 0 0 4" pbc="T T T"\nCu 0 0 0\nCu nan 0 2\n')
+    write("flat.traj", Atoms("Cu", cell=[[3, 0, 0], [0, 3, 0], [3, 3, 0]], pbc=True))
     Path("words.extxyz").write_text("words\n")
     before, options = names(), ALL[command]
     heads = ["--heads", "nonsense"] if command == "compare" else ["--head", "nonsense"]
@@ -258,6 +259,7 @@ def test_bad_input_leaves_nothing(folder, command):
         (["none*.cif"], "no structure file fits none*.cif"),
         (["words.extxyz"], "cannot be read as a structure"),
         (["nan.extxyz"], "not finite"),
+        (["flat.traj"], "flat.traj: cell is singular"),
         (["salt.extxyz"], "elements ['Cl', 'Na']" if command != "compare" else "['Cl', 'Na']"),
         (["prim.extxyz", "--index", "9"], "at index 9"),
         (["prim.extxyz", *heads], "has no head 'nonsense'"),

@@ -186,6 +186,14 @@ def test_dispersion(folder):
     assert "no D3(BJ) parameters are known" in one_line(dpa2("eos", "prim.extxyz", "--dispersion", "XYZ"))
 
 
+def test_compare_with_dispersion(folder):
+    """Every model with D3, as the function has it with calculators that have it."""
+    ok(dpa2("compare", "cell.traj", "--dispersion", "PBE", "-o", "out", "--no-report"))
+    expected = compare([read("cell.traj")], {"metals6": with_dispersion(DPA2Calculator(METALS), "PBE")})
+    agree(stored("out/comparison.json"), expected.to_dict())
+    assert state("out")["identity"]["models"][0]["dispersion"] == "PBE"
+
+
 def test_run_says_where_its_numbers_come_from(folder):
     ok(dpa2("eos", "prim.extxyz", "--points", "5"))
     run = state("prim-eos")

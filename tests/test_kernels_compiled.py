@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import threading
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,14 +24,18 @@ from test_kernels_repformer import (
 
 from dpa2_ase.checkpoint import load_potential
 from dpa2_ase.graph import AtomicGraph
+from dpa2_ase.kernels import accelerate
 from dpa2_ase.kernels.cpu import available, describe, library
 from dpa2_ase.kernels.cpu.dense import CompiledDense, Layer
+from dpa2_ase.kernels.cpu.descriptor import CompiledDPA2
 from dpa2_ase.kernels.cpu.library import Library
 from dpa2_ase.kernels.cpu.repformer import CompiledRepformer
 from dpa2_ase.kernels.cpu.se_atten import CompiledSeAtten
 from dpa2_ase.kernels.cpu.three_body import CompiledThreeBody
 from dpa2_ase.model import differentiable
+from dpa2_ase.nn.descriptors import DPA2
 from dpa2_ase.nn.layers import Dense
+from dpa2_ase.nn.se_atten import BlockOutput
 
 if not available()[0]:  # an installation without a compiler is a good one; tests/test_packaging.py builds the kernels
     pytest.skip(f"the compiled kernels are not available: {available()[1]}", allow_module_level=True)
@@ -221,6 +227,72 @@ def test_neighbors_closer_than_the_tables():
             assert (x - y).abs().max() <= limit * y.abs().max()
 
 
+def joined_descriptor(file: str, name: str, dtype: torch.dtype) -> CompiledDPA2:
+    """A descriptor of twins, which `DPA2.forward` runs one by one."""
+    descriptor, _ = blocks_of(file)
+    parts = {
+        "repinit": CompiledSeAtten, "three_body": CompiledThreeBody, "repformer": CompiledRepformer,
+    }  # fmt: skip
+    twins = {
+        part: twin(getattr(descriptor, part), dtype, LIBRARIES[name])
+        for part, twin in parts.items()
+        if getattr(descriptor, part) is not None
+    }
+    descriptor = descriptor.to(dtype)
+    for part, twin in twins.items():
+        setattr(descriptor, part, twin)
+    assert CompiledDPA2.obstacle(descriptor) is None
+    return CompiledDPA2(descriptor)
+
+
+def outputs_and_gradient(forward: Callable[[AtomicGraph], BlockOutput], graph: AtomicGraph) -> list[torch.Tensor]:
+    """Both outputs, and the gradient of a random combination of them."""
+    graph = differentiable(graph)
+    output = forward(graph)
+    values = [output.node, output.equivariant]
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.randn(value.shape, dtype=torch.float64, generator=generator) for value in values]
+    total = sum(((weight * value).sum() for weight, value in zip(weights, values, strict=True)), torch.zeros(()))
+    (gradient,) = torch.autograd.grad(total + 0 * graph.vectors.sum(), graph.vectors)
+    return [*(value.detach() for value in values), gradient]
+
+
+@pytest.mark.parametrize("dtype", EPSILON, ids=str)
+@pytest.mark.parametrize("file", ["dpa2-medium", "dpa2-small-noattn", "dpa2-strip", "dpa2-truncated-sel"])
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_blocks_in_one_call(name, file, dtype):
+    """The same kernels as one by one: a hundred roundings."""
+    joined = joined_descriptor(file, name, dtype)
+    for atoms in structures():
+        graph = graph_of(6.0, len(joined.type_rows), *atoms)
+        joined(graph)  # tables that reach the closest neighbors
+        found = outputs_and_gradient(joined, graph)
+        expected = outputs_and_gradient(partial(DPA2.forward, joined), graph)
+        for x, y in zip(found, expected, strict=True):
+            assert torch.equal(x, y) or (x - y).abs().max() <= 100 * EPSILON[dtype] * y.abs().max()
+        with torch.no_grad():
+            assert torch.equal(joined(graph).node, found[0])
+
+
+def test_blocks_in_one_call_of_close_neighbors():
+    """They answer one by one, with the exact nets and wider tables, and in one call again afterwards."""
+    joined = joined_descriptor("dpa2-medium", _NAMES[0], torch.float64)
+    close = zoo.structure("skew")
+    close.positions[1] = close.positions[0] + [0.15, 0.1, 0.05]
+    for atoms in (zoo.structure("skew"), close, zoo.structure("skew")):
+        graph = graph_of(6.0, len(joined.type_rows), atoms)
+        found = outputs_and_gradient(joined, graph)
+        for x, y in zip(found, outputs_and_gradient(partial(DPA2.forward, joined), graph), strict=True):
+            assert (x - y).abs().max() <= 1e-13 * y.abs().max()
+
+
+@pytest.mark.parametrize("file", ["dpa2-exclude", "dpa2-medium-davg"])
+def test_blocks_that_run_one_by_one(file):
+    """Excluded pairs and empty slots that contribute are left to the blocks."""
+    fast = accelerate(load_potential(zoo.DATA / "parity" / f"{file}.pt"), "kernels")
+    assert type(fast.model.descriptor) is DPA2
+
+
 @pytest.mark.parametrize("dtype", EPSILON, ids=str)
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_dense_layers(name, dtype):
@@ -320,12 +392,14 @@ def test_two_calculations_at_once():
             assert torch.equal(x, y)
 
 
+_LAYER = Layer(Dense(1, 1, activation="tanh").double().requires_grad_(False), torch.float64, best())
+
+
 def _in_child(queue: multiprocessing.SimpleQueue, n: int) -> None:
     x = torch.from_numpy(np.linspace(-1, 1, n))
-    g, weight, bias = torch.empty(n, 4, dtype=torch.float64), torch.ones(4).double(), torch.zeros(4).double()
     torch.set_num_threads(2)
-    best()["embed", torch.float64](n, 4, address(x), 1, address(weight), address(bias), address(g))
-    queue.put(g.numpy().sum())  # not by torch, whose threads do not survive a fork
+    _LAYER.write(n, x, x)
+    queue.put(x.numpy().sum())  # not by torch, whose threads do not survive a fork
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
@@ -372,26 +446,18 @@ def test_structures_have_the_size_of_their_c_twins():
     """Eight bytes per field: numbers, reals and addresses alike."""
     from dpa2_ase.kernels.cpu import structures as c
 
-    for structure in (c.PairWeights, c.NodeWeights, c.EdgeArrays, c.Receivers, c.Table, c.EnvironmentOptions):
+    for structure in (c.PairWeights, c.NodeWeights, c.Edges, c.Arena, c.Table, c.EnvironmentOptions):
         assert ctypes.sizeof(structure) == 8 * len(structure._fields_)
 
 
 def test_out_of_memory_is_an_error_not_a_crash():
     """A neighborhood so large that its pairs cannot be held."""
-    n = 3_000_000
-    offsets = torch.tensor([0, n])
-    g = torch.zeros(n, 1, dtype=torch.float64)
-    from dpa2_ase.kernels.cpu.structures import PairWeights, fill
-
-    keep: list[torch.Tensor] = []
-    ones = torch.ones(1, dtype=torch.float64)
-    names = "weight bias scale query_key value_output output_bias norm_scale norm_shift".split()
-    weights = fill(PairWeights(), keep, channels=1, heads=1, gate=1, **dict.fromkeys(names, ones))
-    with pytest.raises(MemoryError, match="intermediates of pair_update"):
-        best()["pair_update", torch.float64](
-            1, address(offsets), ctypes.byref(weights), address(g), address(g), 0, address(g), address(ones),
-            address(g), None, None,
-        )  # fmt: skip
+    reference = random_repformer({"nlayers": 2, "nsel": 3_000_000, "g1_dim": 1, "g2_dim": 1}, smooth=True)
+    twin, n = CompiledRepformer.from_reference(reference, torch.float64), 3_000_000
+    none = torch.zeros(n, dtype=torch.int64)
+    graph = AtomicGraph(none[:1], none, none, torch.ones(n, 3, dtype=torch.float64), none[:1], None, 1, 4.0)
+    with torch.no_grad(), pytest.raises(MemoryError, match="intermediates of repformer"):
+        twin(graph, torch.zeros(1, 1, dtype=torch.float64))
 
 
 def test_energy_alone_keeps_nothing():

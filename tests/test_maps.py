@@ -30,6 +30,7 @@ from dpa2_ase.maps import (
     Layer,
     Projection,
     analysis,
+    clusters,
     column,
     describe,
     elements,
@@ -253,15 +254,23 @@ def test_distances_count_images():
 
 def test_energies_above_elements_leave_nothing_of_a_sum(tmp_path, calc):
     frames = []
-    for seed in range(6):
-        atoms = zoo.liquid(5 + seed % 3, 25.0, seed)
+    for seed in range(9):
+        atoms = zoo.liquid(5 + seed % 4, 25.0, seed)
         energy = sum({"O": -430.0, "H": -13.0, "Cu": -1300.0}[s] for s in atoms.get_chemical_symbols())
-        atoms.calc = SinglePointCalculator(atoms, energy=energy + 0.5 * len(atoms) * (seed == 5))
+        atoms.calc = SinglePointCalculator(atoms, energy=energy + 0.5 * len(atoms) * (seed == 8))
         frames.append(atoms)
-    env = describe(frames[:5], calc, columns=[column("energy", calc)])
+    env = describe(frames[:8], calc, columns=[column("energy", calc)])
     np.testing.assert_allclose(energies_above_elements(env), 0.0, atol=1e-9)
     env = describe(frames, calc, columns=[column("energy", calc)])
-    assert energies_above_elements(env).argmax() == 5
+    assert energies_above_elements(env).argmax() == 8
+
+
+def test_a_structure_alone_with_its_element_has_no_energy_above_it(tmp_path):
+    env = environments(tmp_path / "e", np.zeros((5, 1)), [8, 8, 8, 79, 79], [1, 2, 2], energy=[-430.0, -861.0, -3.0])
+    assert np.isnan(energies_above_elements(env)).tolist() == [False, False, True]
+    env = environments(tmp_path / "f", np.zeros((3, 1)), [8, 79, 79], [1, 2], energy=[-430.0, -3.0])
+    with pytest.raises(ValueError, match="fit these few structures exactly"):
+        energies_above_elements(env)
 
 
 def test_force_errors_are_kept_and_zero_for_own_forces(calc, tmp_path):
@@ -474,11 +483,23 @@ def test_hydrogen_splits_where_there_are_two_kinds():
     metal = points[:40] + 3
     vectors = np.concatenate([points, metal, points[40:] - 3])
     numbers = np.repeat(elements.numbers_of(["H", "Cu", "C"]), [80, 40, 40])
-    found = analysis.split(vectors, numbers, 1, classes=np.concatenate([kind, np.zeros(80)]))
+    found = clusters.split(vectors, numbers, 1, classes=np.concatenate([kind, np.zeros(80)]))
     assert found.agreement == 1.0
     assert found.metal_neighbors == (0.0, 1.0)
     assert found.silhouette > 0.5
     assert "agreement" in str(found)
+
+
+def test_a_few_strange_atoms_are_no_cluster():
+    """Two outliers far away would be the best of all pairs of clusters."""
+    points, kind = blobs(apart=20.0)
+    far = points.mean(0) + 1000.0 * np.eye(2, points.shape[1])
+    vectors, numbers = np.concatenate([points, far]), np.ones(len(points) + 2, int)
+    found = clusters.split(vectors, numbers, 1, classes=np.concatenate([kind, [0, 1]]))
+    assert (found.cluster == clusters.OUTLIER).tolist() == [False] * len(points) + [True] * 2
+    assert found.agreement == 1.0
+    assert "2 set aside" in str(found)
+    assert (clusters.split(vectors, numbers, 1, fewest=0.0).cluster != clusters.OUTLIER).all()
 
 
 def test_a_gradient_and_none():
@@ -520,6 +541,7 @@ def atom_map(calc):
     for number, atoms in enumerate(frames):
         atoms.info |= {"kind": "</script><b>odd" if number else "usual", "weight": 1.5 * number}
     env = describe(frames, calc, columns=[column(name, calc) for name in ("kind", "weight", "distance:O")])
+    env = env.with_labels(name=np.array([f"atom {number}" for number in range(len(env))]))  # more than categories go
     return make_map(env, "pca"), frames
 
 
@@ -694,7 +716,7 @@ def test_the_tutorial_answers_its_questions(tmp_path, monkeypatch, capsys):
     purity, chance = found["element"]
     assert purity > chance
     assert found["heads"] == [0.0]  # of one descriptor
-    assert sum(found[name][0] for name in ("holding", "failing", "open")) == 12  # every question has an answer
+    assert sum(found[name][0] for name in ("holding", "failing", "open")) == 13  # every question has an answer
     squeezed, usual = found["outside"]
     assert usual <= squeezed
     assert -1 <= found["gradient"][0] <= 1

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from dpa2_ase import DPA2Calculator
 from dpa2_ase.checkpoint import load_potential
-from dpa2_ase.interfaces import evaluator
+from dpa2_ase.interfaces import memory_watch
 from dpa2_ase.interfaces.plan import available_memory, largest_copies
 from dpa2_ase.kernels.cpu import available
 from dpa2_ase.memory import Pairs, evaluation_bytes, evaluation_terms, split_by_memory
@@ -182,13 +182,13 @@ def test_structures_that_cannot_fit_are_refused(monkeypatch):
     calculator = DPA2Calculator(zoo.DATA / "parity" / "dpa2-medium.pt", device="cpu", mode="reference")
     atoms = zoo.liquid(30, 25.0)
     needed = calculator.plan(atoms).peak_bytes
-    monkeypatch.setattr(evaluator, "available_memory", lambda device: needed / 2)
+    monkeypatch.setattr(memory_watch, "available_memory", lambda device: needed / 2)
     for ask in (calculator.get_forces, lambda structure: calculator.evaluate([structure])):
         with pytest.raises(
             MemoryError, match=r"30 atoms need about .* use dtype='float32' \(now float64\), mode='auto'"
         ):
             ask(atoms)
-    monkeypatch.setattr(evaluator, "available_memory", lambda device: needed / 1.2)
+    monkeypatch.setattr(memory_watch, "available_memory", lambda device: needed / 1.2)
     with pytest.warns(UserWarning, match="calc.plan"):
         calculator.get_forces(atoms)
     calculator.get_forces(atoms[:20])  # not larger than one that went well

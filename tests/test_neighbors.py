@@ -8,10 +8,18 @@ from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from matscipy.neighbours import neighbour_list
 
-from dpa2_ase import neighbors
+from dpa2_ase import neighbor_search
 from dpa2_ase.neighbors import build_neighbor_list
 
 ALL_PBC = list(itertools.product([False, True], repeat=3))
+pytestmark = pytest.mark.usefixtures("way")
+
+
+@pytest.fixture(params=["table", "bins"])
+def way(request, monkeypatch):
+    """Search in bins also where a table would be quicker, so that everything holds for both."""
+    if request.param == "bins":
+        monkeypatch.setattr(neighbor_search, "MAX_TABLE", 0)
 
 
 def brute_force(atoms, cutoff):
@@ -170,7 +178,7 @@ def test_wide_vacuum_costs_nothing(pbc, monkeypatch):
         assert np.linalg.norm(kwargs["cell"], axis=1).max() < 50.0
         return neighbour_list(*args, **kwargs)
 
-    monkeypatch.setattr(neighbors, "neighbour_list", search_small_box)
+    monkeypatch.setattr(neighbor_search, "neighbour_list", search_small_box)
     rng = np.random.default_rng(8)
     centers = np.array([[0, 0, 0], [1e6, 1e6, -1e6], [3e5, -8e5, 2e5]])
     positions = (centers[:, None] + rng.uniform(-3, 3, (1, 4, 3))).reshape(-1, 3)
@@ -193,10 +201,23 @@ def test_scattered_molecules_share_wide_bins():
 
 @pytest.mark.parametrize("pbc", ALL_PBC, ids=str)
 def test_wider_bins_give_the_same_pairs(pbc, monkeypatch):
-    monkeypatch.setattr(neighbors, "MAX_BINS", 2)
+    monkeypatch.setattr(neighbor_search, "MAX_BINS", 2)
     rng = np.random.default_rng([*pbc, 6])
     for _ in range(3):
         assert_complete(random_atoms(rng, pbc, n_atoms=5, length=15.0, spread=2.0), 2.5, 0.5)
+
+
+def test_both_searches_find_the_same_in_the_same_order(monkeypatch):
+    """Exactly: what a pair's vector and its place in the list are does not depend on how it was found."""
+    rng = np.random.default_rng(11)
+    for pbc in ALL_PBC:
+        atoms = random_atoms(rng, pbc, n_atoms=30, length=9.0, spread=3.0)
+        found = []
+        for most in (np.inf, 0):
+            monkeypatch.setattr(neighbor_search, "MAX_TABLE", most)
+            found.append(build_neighbor_list(atoms, 5.0, 0.5))
+        for name in ("center", "neighbor", "shift"):
+            np.testing.assert_array_equal(*(getattr(one, name) for one in found))
 
 
 def test_large_bulk_agrees_with_its_unit():
@@ -364,11 +385,12 @@ def test_absurd_searches_are_refused():
 @pytest.mark.parametrize("pbc", ALL_PBC, ids=str)
 def test_the_estimate_of_the_work_is_close(pbc, monkeypatch):
     """Refusals rest on an estimate: within a factor of three for a filled box larger than the cutoff."""
+    monkeypatch.setattr(neighbor_search, "MAX_TABLE", 0)
     rng = np.random.default_rng([*pbc, 1])
     atoms = Atoms("H600", rng.uniform(0, 20, (600, 3)), cell=[20, 20, 20], pbc=pbc)
     n_edges = len(build_neighbor_list(atoms, 4.0).center)
-    monkeypatch.setattr(neighbors, "MAX_EDGES", 3 * n_edges)
+    monkeypatch.setattr(neighbor_search, "MAX_EDGES", 3 * n_edges)
     build_neighbor_list(atoms, 4.0)
-    monkeypatch.setattr(neighbors, "MAX_EDGES", n_edges / 3)
+    monkeypatch.setattr(neighbor_search, "MAX_EDGES", n_edges / 3)
     with pytest.raises(ValueError, match="600 atoms would have about"):
         build_neighbor_list(atoms, 4.0)

@@ -388,7 +388,7 @@ def test_biases_are_the_energies_of_atoms():
     assert fit_biases(water, np.array([-9.0, -18.0]), around_mean=True) == pytest.approx([-3.0, -3.0, 0.0])
 
 
-@pytest.mark.parametrize("text", ["4", "auto", "auto:7", "max:9", "mixed:3"])
+@pytest.mark.parametrize("text", ["4", "auto", "auto:7", "max:9", "mix:9", "mixed:3"])
 def test_every_frame_comes_once_in_an_epoch(text):
     sizes = [4, 3, 8, 2, 5, 4, 4]
     size = parse_batch_size(int(text) if text.isdigit() else text)
@@ -535,6 +535,10 @@ def test_multi_task_input_of_deepmd(tmp_path):
     ("path", "value", "message"),
     [
         ("training.numb_step_s", 3, "training.numb_step_s is not supported; did you mean num"),
+        ("training.numb_steps", "many", "training.numb_steps should be an integer from .* found 'many'"),
+        ("training.save_freq", 0, "output.save_every should be at least 1, found 0"),
+        ("learning_rate.start_lr", "1e-3", "learning_rate.start_lr should be a number, found '1e-3'"),
+        ("loss.start_pref_e", [1], r"loss.start_pref_e should be a number, found \[1\]"),
         ("training.mixed_precision", {}, "training.mixed_precision is not supported"),
         ("loss.start_pref_h", 1.0, "loss.start_pref_h = 1.0 is not supported"),
         ("loss.type", "dos", "loss.type = 'dos' is not supported"),
@@ -560,6 +564,57 @@ def test_input_of_deepmd_is_refused_by_path(tmp_path, path, value, message):
     (tmp_path / "input.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
         make_trainer(read_settings(tmp_path / "input.json"))
+
+
+def multi_task_input(folder: Path) -> dict:
+    """Two heads that share a descriptor, one of them with two systems."""
+    content = deepmd_input(folder)
+    data = {key: content["training"].pop(key) for key in ("training_data", "validation_data")}
+    section = {"type_map": "types", "descriptor": "dpa2", "fitting_net": TINY["fitting_net"]}
+    content["model"] = {
+        "shared_dict": {"types": TINY["type_map"], "dpa2": TINY["descriptor"]},
+        "model_dict": {"a": section, "b": copy.deepcopy(section)},
+    }
+    content["loss_dict"] = dict.fromkeys("ab", content.pop("loss"))
+    content["training"]["data_dict"] = {"a": {"stat_file": "s", **copy.deepcopy(data)}, "b": data}
+    content["training"]["data_dict"]["b"]["training_data"]["systems"] *= 2
+    return content
+
+
+def test_probabilities_of_heads_that_are_not_given(tmp_path):
+    """The number of systems, as in DeePMD-kit; a head that is forgotten is no head of probability zero."""
+    content = multi_task_input(tmp_path)
+    assert settings_of_input(content).probabilities == pytest.approx({"a": 1 / 3, "b": 2 / 3})
+    content["training"]["model_prob"] = {"a": 0.5}
+    with pytest.raises(ValueError, match="training.model_prob.b is missing; 0 leaves a head out"):
+        settings_of_input(content)
+    content["training"]["model_prob"]["b"] = 0
+    assert set(settings_of_input(content).heads) == {"a"}
+    content["training"]["data_dict"]["a"]["trainig_data"] = {}
+    with pytest.raises(ValueError, match=r"training.data_dict.a.trainig_data is not supported; did you mean training_"):
+        settings_of_input(content)
+
+
+def test_models_are_refused_by_their_path(tmp_path):
+    content = multi_task_input(tmp_path)
+    content["model"]["model_dict"]["b"]["fitting_net"] = {"neurons": [3]}
+    with pytest.raises(ValueError, match=r"^model.model_dict.b.fitting_net.neurons is not a known key"):
+        make_trainer(settings_of_input(content))
+
+
+@pytest.mark.parametrize("text", ["1e-05", "1E-5", "+.1e-4", "10.e-6"])
+def test_numbers_in_settings_are_those_of_json(tmp_path, text):
+    """YAML 1.1 takes a number without a point for text; tabs, which it refuses, are in many an input.json."""
+    path = tmp_path / "x.json"
+    path.write_text(f"model: {{descriptor: {{ln_eps: {text}}}}}\nelements: [Cu]\ndata: {{train: x}}\n")
+    assert read_settings(path).heads["Default"].model["descriptor"]["ln_eps"] == 1e-5
+    content = deepmd_input(tmp_path)
+    content["model"]["descriptor"]["ln_eps"] = 1e-5
+    path.write_text(json.dumps(content, indent="\t"))
+    assert read_settings(path).heads["Default"].model["descriptor"]["ln_eps"] == 1e-5
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="x.json is neither YAML nor JSON"):
+        read_settings(path)
 
 
 def test_defaults_are_those_of_inputs():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import resource
 import sys
 import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import ase.db
 import ase.io
 import h5py
 import numpy as np
@@ -71,9 +73,9 @@ def test_nothing_is_lost_in_deepmd_formats(tmp_path, frames, name):
     assert_same(read_frames(tmp_path / name), frames)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "x.extxyz", "x.traj"])
+@pytest.mark.parametrize("name", [*NAMES, "x.extxyz", "x.traj", "x.db", "x.json"])
 def test_conversion_there_and_back(tmp_path, name):
-    """From ASE's results to a format and back, to the last bit; databases keep what ASE lets them."""
+    """From ASE's results to a format and back, to the last bit."""
     structures = []
     for number, atoms in enumerate([bulk("Cu", "hcp", a=2.5, c=4.3) * (2, 1, 1), molecule("CH3CH2OH")]):
         atoms.rattle(0.1, seed=number)
@@ -97,6 +99,38 @@ def test_conversion_there_and_back(tmp_path, name):
             atoms_of_frame(frame).calc.results.get("stress", 0.0),
             expected.stress if expected.stress is not None else 0.0,
         )
+
+
+def test_nothing_is_lost_in_databases(tmp_path):
+    """Entries, arrays, parameters and weights, none of which ASE's own reader gives back."""
+    frames = [dataclasses.replace(f, fparam=np.array([0.1, 0.2]), weight=0.3) for f in (SAME[0], MIXED[1])]
+    for name in ("x.db", "x.json"):
+        write_frames(tmp_path / name, frames)
+        assert_same(read_frames(tmp_path / name), frames)
+        assert_same(read_frames(f"{tmp_path / name}@1:"), frames[1:])
+        assert_same(read_frames(f"{tmp_path / name}@C"), frames[1:])  # a query of ASE
+    with ase.db.connect(tmp_path / "own.db") as database:
+        atoms = bulk("Cu")
+        database.write(atoms, key_value_pairs={"dft_energy": -3.5}, data={"dft_forces": np.ones((1, 3))})
+    (frame,) = read_frames(tmp_path / "own.db", keys=LabelKeys(energy="dft_energy", forces="dft_forces"))
+    assert frame.energy == -3.5
+    np.testing.assert_array_equal(frame.forces, np.ones((1, 3)))
+    with pytest.raises(ValueError, match="cannot be stored in a database"):
+        write_frames(tmp_path / "y.db", [dataclasses.replace(SAME[0], info={"code": print})])
+
+
+@pytest.mark.parametrize("name", [*NAMES, "x.extxyz", "x.traj", "x.db", "x.json"])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, name):
+    """Files may not grow beyond a quarter of what is written to them."""
+    frames = [labelled(k, "Cu60", cell=CELL, pbc=True) for k in range(12)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        with pytest.raises(OSError, match=f"{name} cannot be written"):
+            write_frames(tmp_path / name, frames)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
 
 
 def test_layout_is_that_of_deepmd(tmp_path):
@@ -185,6 +219,7 @@ def test_type_map_is_kept_by_conversion(tmp_path):
         (lambda f: (f / "nopbc").unlink(), "no box.npy.*needs the file nopbc"),
         (lambda f: (f / "type_map.raw").write_text("O"), r"do not fit 3 atoms and the type map \['O'\]"),
         (lambda f: (f / "set.000/coord.npy").write_bytes(b"junk"), "cannot be read as an array"),
+        (lambda f: (f / "type.raw").write_text("O H H"), r"type.raw should hold one index .* found \['O', 'H', 'H'\]"),
     ],
 )
 def test_what_is_wrong_with_a_system_is_said(tmp_path, change, message):
@@ -233,6 +268,26 @@ def test_lmdb_written_by_others():
     assert [f.energy for f in system.frames] == pytest.approx([-17660.335727520956, -17660.30586797954], abs=1e-9)
     assert len(system.frames[0]) == 27
     assert not system.frames[0].is_periodic
+
+
+@pytest.mark.parametrize("size", [0, 3000, 12000, 20000])
+@pytest.mark.parametrize("name", ["x.lmdb/data.mdb", "x.hdf5", "x.db"])
+def test_files_that_are_cut_off(tmp_path, name, size):
+    path = tmp_path / name
+    write_frames(tmp_path / name.split("/")[0], [labelled(k, "Cu20", cell=CELL, pbc=True) for k in range(20)])
+    assert path.stat().st_size > size
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises((ValueError, OSError), match=rf"{path.name}|{path.parent.name}"):
+        read_frames(tmp_path / name.split("/")[0])
+
+
+def test_lmdb_with_other_bytes(tmp_path):
+    write_frames(tmp_path / "x.lmdb", SAME)
+    content = bytearray((tmp_path / "x.lmdb/data.mdb").read_bytes())
+    content[8192:] = bytes(byte ^ 0x5A for byte in content[8192:])  # behind the two pages that say where things are
+    (tmp_path / "x.lmdb/data.mdb").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x.lmdb is damaged or no DeePMD data set"):
+        read_frames(tmp_path / "x.lmdb")
 
 
 @pytest.mark.parametrize(("module", "name"), [("h5py", "x.hdf5"), ("lmdb", "x.lmdb")])

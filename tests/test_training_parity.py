@@ -157,23 +157,19 @@ def test_twenty_steps_are_those_of_deepmd(tmp_path):
 
 
 def test_an_example_of_deepmd_is_learned_as_fast():
-    """Errors of both programs from random weights of their own; see make_learning_curves.py.
+    """Errors of both programs on held-out frames, from the same random weights; see make_learning_curves.py.
 
-    Same weights take the same steps (above); different ones leave the plateau of the forces at different times. What
-    can be asked is that the loss, which weighs energies and forces, is no larger.
+    Same batches give the same steps (above); here each has its own order of the frames. That leaves a few percent of
+    the forces; energies, of little weight before the last steps, jump by factors from one checkpoint to the next.
     """
     stored = json.loads((DATA / "training" / "learning-curves.json").read_text())
     config = settings_of_input(stored["input"])
     assert (config.steps, config.learning_rate.stop) == (600, 1e-5)
-    ours, theirs = (next(iter(stored["curves"][name].values())) for name in ("dpa2_ase", "DeePMD-kit 3.2.0"))
-    assert [row["step"] for row in ours] == [row["step"] for row in theirs] == [100, 200, 300, 400, 500, 600]
-    losses = []
-    for rows in (ours, theirs):
-        ratio = learning_rate(config.learning_rate, rows[-1]["step"] - 1, 600) / config.learning_rate.start
-        weights = config.heads["Default"].loss
-        energy = weights.energy.at(ratio) * 192 * rows[-1]["energy"] ** 2  # per atom, of 192 atoms
-        losses.append(energy + weights.forces.at(ratio) * rows[-1]["forces"] ** 2)
-    assert losses[0] < 1.1 * losses[1]
+    for seed, theirs in stored["curves"]["DeePMD-kit 3.2.0"].items():
+        ours = stored["curves"]["dpa2_ase"][seed]
+        assert [row["step"] for row in ours] == [row["step"] for row in theirs] == [100, 200, 300, 400, 500, 600]
+        assert ours[-1]["forces"] == pytest.approx(theirs[-1]["forces"], rel=0.1)
+        assert ours[-1]["energy"] < 0.01 > theirs[-1]["energy"]  # eV/atom
 
 
 def test_statistics_are_those_of_deepmd(tmp_path):

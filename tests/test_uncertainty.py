@@ -314,6 +314,22 @@ def test_dynamics_by_command_warns_or_stops(by_command, tmp_path):
     assert "was stopped" in stopped.output
 
 
+def test_maps_are_colored_by_uncertainty(by_command, tmp_path):
+    """The numbers in the table are those of the calculator."""
+    model, frames, table = by_command / "model.pt", by_command / "new.extxyz", tmp_path / "map.csv"
+    names = {"uncertainty": "energies_uncertainty", "representation-distance": "representation_distance"}
+    words = ["map", frames, "-m", model, "--device", "cpu", "--method", "pca", "-o", table]
+    done = run(*words, *(word for name in names for word in ("--color", name)))
+    assert done.exit_code == 0, done.output
+    with table.open(newline="") as stream:
+        rows = [*csv.DictReader(stream)]
+    expected = DPA2Calculator(model, uncertainty=True, device="cpu").evaluate(read(frames, ":"), [*names.values()])
+    for color, name in names.items():
+        wanted = np.concatenate([result[name] for result in expected])
+        np.testing.assert_allclose([float(row[color]) for row in rows], wanted, rtol=1e-6)
+    assert "goes with --color" in run(*words, "--calibration", uncertainty_file(model)).output
+
+
 @pytest.mark.parametrize("command", ["singlepoint", "evaluate", "md"])
 def test_without_calibration_commands_say_how_to_make_one(by_command, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)

@@ -219,3 +219,16 @@ def test_nonsense_is_refused():
         moving_atoms(atoms)
     with pytest.raises(ValueError, match="no calculator"):
         vibrations(bulk("Cu"))
+
+
+def test_atoms_have_entropy_and_no_modes(tmp_path):
+    """Sackur and Tetrode, and the two states of an electron: CODATA has 166.398(4) J/mol/K for gaseous copper."""
+    atom, crystal = Atoms("Cu"), bulk("Cu")
+    for atoms in (atom, crystal):
+        atoms.calc = EMT()
+        found = vibrations(atoms, spin=0.5)
+        assert found.modes.shape == (0, 1, 3)
+        assert found.zero_point_energy == 0
+        found.write(tmp_path)
+    entropy = vibrations(atom, spin=0.5).thermochemistry[0].entropy
+    assert entropy / (J / mol) == pytest.approx(166.398, abs=0.01)  # masses and constants of other years

@@ -122,7 +122,7 @@ picture(upper, "relaxation")
 #
 # With the bundled model: BFGS 20, FIRE 38 to 62 steps; 5.6 % of the volume lost at 10 GPa; the same number of steps for
 # all structures, and energies equal to the last digits. How much quicker the batch is (processor time of one core)
-# depends on the model: more than twice with a small one, 1.7 times with this one, whose steps are longer.
+# depends on the model and on the cells: nearly three times for these, less for larger ones.
 
 # %%
 print(f"CHECK steps = {' '.join(str(number) for number in steps.values())}")

@@ -17,18 +17,19 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 from ase.io import read
 from setting import FAST, OUTPUT, picture
-from surroundings import by_structure, company, same_bonds, surroundings
+from surroundings import QUESTIONS, by_structure, company, means_of, same_bonds, surroundings
 
 from dpa2_ase import DPA2Calculator, heads
 from dpa2_ase.bundled import bundled_model
-from dpa2_ase.maps import Layer, analysis, column, describe, html, make_map, pictures, project, sources
-from dpa2_ase.maps.elements import group, group_color, is_metal, numbers_of
+from dpa2_ase.maps import Layer, analysis, clusters, column, describe, html, make_map, pictures, project, sources
+from dpa2_ase.maps.elements import group, group_color, numbers_of
 from dpa2_ase.maps.layers import LAYERS
 from dpa2_ase.maps.prototypes import surface
 from dpa2_ase.maps.selection import select_farthest, uncovered
@@ -172,43 +173,49 @@ for symbol in ("Li", "Ca", "Sr", "Cu", "Ag", "Zn", "Cd"):
 # %% [markdown]
 # ## Hydrogen
 #
-# Two clusters by 2-means, and how many metals are among the nearest atoms of other elements of each. Two clusters can
-# be made of anything; it is a split if they are well apart (a silhouette above 0.25) and are the published ones:
-# hydrogen of molecules in one, of water and solids in the other (agreement 1 is perfect, 0.5 is chance).
+# One vector for those hydrogen atoms of a structure whose nearest neighbors are of one element; two clusters of these
+# by 2-means, and how many metals are among the nearest atoms of other elements of each. Two clusters can be made of
+# anything; it is a split if they are more than a few strange atoms, well apart (a silhouette above 0.25), and the
+# published ones: hydrogen of molecules in one, of solids in the other (agreement 1 is perfect, 0.5 is chance). Water's
+# was found with that of solids.
 
 # %%
-of_molecules = np.isin(environments.label("head"), ["molecules-pbe", "molecules-wb97x", "electrolyte-pbe"])
-hydrogen = environments.numbers == 1
+around = surroundings(structures)
+vectors, first = means_of(environments.vectors(), environments.structure, environments.numbers, around.near)
+numbers, head_of, near = environments.numbers[first], environments.label("head")[first], around.near[first]
+of_molecules = np.isin(head_of, ["molecules-pbe", "molecules-wb97x", "electrolyte-pbe"])
+hydrogen = numbers == 1
 if hydrogen.sum() >= 20 and len({*of_molecules[hydrogen]}) == 2:
-    found = analysis.split(environments.vectors(), environments.numbers, 1, classes=of_molecules)
-    verdict("hydrogen splits in two", found.silhouette, found.silhouette > 0.25 and found.agreement > 0.8, str(found))
+    found = clusters.split(vectors, numbers, 1, classes=of_molecules)
+    is_split = found.silhouette > 0.25 and (found.agreement or 0) > 0.8
+    verdict("hydrogen splits in two", found.silhouette, is_split, str(found))
+    for side in (0, 1):
+        print(f"  most often beside: {Counter(near[hydrogen][found.cluster == side].tolist()).most_common(6)}")
+    of_water = head_of[hydrogen] == "water-pbe0"
+    share = float((found.cluster[of_water] == 1).mean()) if is_split and of_water.any() else None
+    verdict("hydrogen of water is like that of solids", share, (share or 0) > 0.5, f"{share or 0:.0%} of it")
 else:
     verdict("hydrogen splits in two", None, False, "no hydrogen of two kinds")
+    verdict("hydrogen of water is like that of solids", None, False, "no hydrogen of two kinds")
 
 # %% [markdown]
 # ## Environments
 #
-# Atoms of one element, by the element of their nearest neighbor: are the five nearest atoms of other structures of the
-# same kind? Chance deals the kinds out to the structures anew. Besides, metal atoms of a slab with an adsorbate against
-# the same slab without: the nearer the adsorbate, the less like any atom of the clean slab (−1 is a perfect gradient).
+# Atoms of one element, by the element of their nearest neighbor: are the five nearest atoms of other compounds of the
+# same kind? All compounds count alike, and chance deals the kinds out to them anew. Besides, metal atoms of a slab with
+# an adsorbate against the same slab without: the nearer the adsorbate, the less like any atom of the clean slab (−1 is
+# a perfect gradient).
 
 # %%
-around = surroundings(structures)
-metals = {s for s in trained if is_metal(atomic_numbers[s])}
-others = trained - metals
-for symbol, kinds, words in (
-    ("S", ({"P"}, {"Si", "Ge", "Sn"}), "S beside P, and beside Si, Ge, Sn"),
-    ("C", ({"H", "C", "N", "O"}, metals), "C beside C, H, N, O, and beside metals"),
-    ("Al", (metals, others), "Al beside metals, and beside others"),
-    ("H", (metals, others), "H beside metals, and beside others"),
-    ("Cu", (metals, others), "Cu beside metals, and beside others"),
-):
-    of_element = environments.elements == symbol
-    score = company(
-        environments.vectors(of_element), around.near[of_element], environments.structure[of_element], kinds
-    )
+WORDS = {"S": ("P", "Si, Ge, Sn"), "C": ("C, H, N, O", "metals")}
+compound = np.array([atoms.get_chemical_formula() for atoms in structures])[environments.structure]
+for symbol, kinds in QUESTIONS.items():
+    one, another = WORDS.get(symbol, ("metals", "others"))
+    own = environments.elements == symbol
+    score = company(environments.vectors(own), around.near[own], compound[own], kinds)
     apart_by = score is not None and score.sigmas > 3 and score.value > 0.8
-    verdict(f"{words}: apart", score and score.value, apart_by, f"same kind {score}" if score else "too few structures")
+    how = "too few compounds" if score is None else f"same kind {score}"
+    verdict(f"{symbol} beside {one}, and beside {another}: apart", score and score.value, apart_by, how)
 
 # %%
 metal = next((s for s in ("Al", "Cu", "Ni", "Pt") if s in trained), None)
@@ -235,9 +242,9 @@ verdict("a gradient towards an adsorbate", slope, (slope or 0) < -0.5, f"{adsorb
 # %%
 difference = 0.0
 if len(names) > 1:
-    other = DPA2Calculator(given.model, head=names[-1])
+    ends = [DPA2Calculator(given.model, head=name) for name in (names[0], names[-1])]
     few = structures[:: max(len(structures) // 20, 1)]
-    difference = analysis.same_environments(*(describe(few, c, layer=layer).vectors() for c in (calc, other)))
+    difference = analysis.same_environments(*(describe(few, end, layer=layer).vectors() for end in ends))
     print(f"largest difference between heads {names[0]} and {names[-1]}: {difference}")
 of_set = environments.label("data_set")
 molecules = ("mol_3bpa_wb97x", "mol_acac_pbe", "mol_ethanol_methanol_pbe")

@@ -39,9 +39,9 @@ def bundled(*symbols: str) -> DPA2Calculator:
 
 
 def picture(axes: Axes, name: str) -> None:
-    """Write the whole figure of `axes` as ``NAME.png`` and say where it is; 128 colors are enough for lines."""
+    """Write the whole figure of `axes` as ``NAME.png`` and say where it is; 256 colors, rare ones too, are enough."""
     (path,) = plots.save(lambda: axes, OUTPUT / name, ("png",))
     with Image.open(path) as drawn:
-        small = drawn.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+        small = drawn.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     small.save(path, optimize=True)
     print("picture:", path)

@@ -7,17 +7,27 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
-from ase.data import covalent_radii
+from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 from ase.neighborlist import neighbor_list
 
 from dpa2_ase.maps import Environments
 from dpa2_ase.maps.analysis import Score
 from dpa2_ase.maps.distances import nearest
+from dpa2_ase.maps.elements import is_metal
 
 NEIGHBORS = 5  # nearest representations that are asked
 SHUFFLES = 50
-FEWEST = 5  # structures of each kind; of fewer, nothing can be said
+FEWEST = 5  # compounds of each kind; of fewer, nothing can be said
 BOND = 1.2  # in sums of covalent radii
+METALS = frozenset(symbol for symbol in chemical_symbols[1:] if is_metal(atomic_numbers[symbol]))
+OTHERS = frozenset(chemical_symbols[1:]) - METALS
+QUESTIONS: dict[str, tuple[Set[str], Set[str]]] = {  # an element, and two kinds of nearest neighbors
+    "S": ({"P"}, {"Si", "Ge", "Sn"}),
+    "C": ({"H", "C", "N", "O"}, METALS),
+    "Al": (METALS, OTHERS),
+    "H": (METALS, OTHERS),
+    "Cu": (METALS, OTHERS),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +40,17 @@ class Surroundings:
 
 def by_structure(found: Environments) -> tuple[np.ndarray, np.ndarray]:
     """Mean representation (K, C) of the atoms of every element in every structure, and their atomic numbers (K,)."""
-    keys, index, counts = np.unique(
-        np.stack([found.structure, found.numbers]), axis=1, return_inverse=True, return_counts=True
-    )
-    sums = np.zeros((len(counts), found.width))
-    np.add.at(sums, index, found.vectors())
-    return sums / counts[:, None], keys[1]
+    means, first = means_of(found.vectors(), found.structure, found.numbers)
+    return means, found.numbers[first]
+
+
+def means_of(vectors: np.ndarray, *labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means (K, C) of the vectors (N, C) that agree in all labels (N,), and the first row (K,) that each is of."""
+    numbered = np.stack([np.unique(label, return_inverse=True)[1] for label in labels])
+    _, first, index, counts = np.unique(numbered, axis=1, return_index=True, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(counts), vectors.shape[1]))
+    np.add.at(sums, index, vectors)
+    return sums / counts[:, None], first
 
 
 def surroundings(structures: Iterable[Atoms]) -> Surroundings:
@@ -53,20 +68,20 @@ def surroundings(structures: Iterable[Atoms]) -> Surroundings:
 
 
 def company(vectors: np.ndarray, near: np.ndarray, home: np.ndarray, kinds: tuple[Set[str], Set[str]]) -> Score | None:
-    """Share of the nearest atoms of other structures whose nearest neighbor is of the same kind.
+    """Share of the nearest atoms of other compounds whose nearest neighbor is of the same kind.
 
     Parameters
     ----------
     vectors, near, home
-        Of atoms of one element: representations (n, C), symbols of their nearest neighbors (n,), structures (n,).
+        Of atoms of one element: representations (n, C), symbols of their nearest neighbors (n,), compounds (n,).
     kinds
-        Two sets of symbols; atoms near others are left out, and both kinds count alike. Chance deals the kinds out to
-        the structures anew.
+        Two sets of symbols; atoms near others are left out. Both kinds count alike, and so do the compounds of a kind.
+        Chance deals the kinds out to the compounds anew.
 
     Returns
     -------
     score
-        ``None`` for too few structures of one kind.
+        ``None`` for too few compounds of one kind.
     """
     sides = np.array([0 if s in kinds[0] else 1 if s in kinds[1] else -1 for s in near])
     known = sides >= 0
@@ -77,7 +92,9 @@ def company(vectors: np.ndarray, near: np.ndarray, home: np.ndarray, kinds: tupl
 
     def share(labels: np.ndarray) -> float:
         same = (labels[index] == labels[:, None]).mean(1)
-        return float(np.mean([same[labels == side].mean() for side in np.unique(labels)]))
+        groups, group = np.unique(2 * home + labels, return_inverse=True)
+        of_compounds = np.bincount(group, same) / np.bincount(group)
+        return float(np.mean([of_compounds[groups % 2 == side].mean() for side in np.unique(labels)]))
 
     rng = np.random.default_rng(0)
     of_home = np.array([round(sides[home == number].mean()) for number in range(home.max() + 1)])

@@ -172,6 +172,8 @@ picture(panels[0], "uncertainty")
 #
 # `size` is the root mean square of errors over that of predicted ones. In the domain it should be near one. Outside,
 # two things can happen: errors grow as predicted, or they grow more, and then it is the distance that has to notice.
+# Sizes that are right on average do not say which errors are the large ones; the correlation does, where it is not
+# small. Predictions of forces usually are worth more than those of energies: there are many to calibrate with.
 
 
 # %%
@@ -190,6 +192,12 @@ for name in outside:
     )
     print(f"CHECK {name} = {magnitude(forces, name):.2f} of predicted for forces, {far[0]:.2f} of frames are far")
 sizes = [magnitude(table, "test") for table in (energies, forces)]
+for kind, size, table in zip(("energies", "forces"), sizes, (energies, forces), strict=True):
+    is_sized, is_ordered = 0.5 < size < 2, table["test"].correlation > 0.3
+    print(
+        f"{kind} of test frames: errors are {'' if is_sized else 'not '}as large as predicted on average, and large "
+        f"ones are {'' if is_ordered else 'not '}where they are predicted"
+    )
 print(f"CHECK size = {sizes[0]:.2f} of predicted for energies, {sizes[1]:.2f} for forces")
 energy, force = energies["test"], forces["test"]
 print(f"CHECK miscalibration = {energy.miscalibration:.3f} for energies, {force.miscalibration:.3f} for forces")

@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor
 
 from .. import __version__
-from ..hdf5 import open_hdf5
+from ..hdf5 import new_hdf5
 from ..model import Potential
 from . import heads, load_potential, read_checkpoint
 from .document_nodes import Node, document_tree
@@ -76,7 +76,7 @@ def _dumper() -> Any:
 
 
 def _write_hdf5(path: Path, tree: Node) -> None:
-    with open_hdf5(path, "w") as file:
+    with new_hdf5(path) as file:
         count = 0
 
         def stored(array: Tensor) -> str:

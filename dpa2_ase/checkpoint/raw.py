@@ -48,20 +48,21 @@ def read_training_checkpoint(archive: TorchArchive) -> RawFile:
     ):
         raise CheckpointError("model_dict should be a table of heads with their configurations")
     tensors: dict[str, dict[str, StoredTensor | Tensor]] = {head: {} for head in sections}
+    most_parts = 1 + max((head.count(".") for head in sections), default=0)
     for key, value in state.items():
-        owner = _owner(key, sections) if isinstance(value, StoredTensor) else None
+        owner = _owner(key, sections, most_parts) if isinstance(value, StoredTensor) else None
         if owner is not None:
             tensors[owner][key.removeprefix(f"model.{owner}.")] = value
     heads = {head: RawModel(plain(section), tensors[head]) for head, section in sections.items()}
     return RawFile("DeePMD-kit training checkpoint (.pt)", heads, training=dict(extra.get("train_infos") or {}))
 
 
-def _owner(key: Any, heads: Mapping[str, Any]) -> str | None:
+def _owner(key: Any, heads: Mapping[str, Any], most_parts: int) -> str | None:
     """The head a tensor belongs to; names may contain dots or begin with another's: the longest that fits."""
     if not isinstance(key, str) or not key.startswith("model.") or len(key) > MAX_NAME:
         return None
     parts = key.split(".")[1:]
-    names = (".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1))
+    names = (".".join(parts[:n]) for n in range(min(len(parts) - 1, most_parts), 0, -1))
     return next((name for name in names if name in heads), None)
 
 

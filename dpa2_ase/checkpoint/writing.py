@@ -72,6 +72,8 @@ def write_checkpoint(  # noqa: PLR0913  # what a file says
     ------
     UnsupportedModelError
         For models that are more than a descriptor with a fitting net, and for compressed ones.
+    OSError
+        If the disk is full.
     """
     single = list(heads) == [DEFAULT_HEAD]
     sections = {name: section_of(p, (notes or {}).get(name)) for name, p in heads.items()}
@@ -86,7 +88,10 @@ def write_checkpoint(  # noqa: PLR0913  # what a file says
     }
     with replacing(Path(path)) as temporary:
         # DeePMD-kit's --init-model looks for an optimizer, and does not use it
-        torch.save({"model": state, "optimizer": {}, **(extra or {})}, temporary)
+        try:
+            torch.save({"model": state, "optimizer": {}, **(extra or {})}, temporary)
+        except RuntimeError as error:  # of torch's own writer
+            raise OSError(f"{path} cannot be written; is the disk full? ({str(error).splitlines()[0]})") from error
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import Common, ManyOption, Model, command, common_options
+from .options import Common, ManyOption, Model, command, common_options, dispersion_option
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 @click.option("--relax", is_flag=True, help="Let each relax the structures, crystals with their cells.")
 @click.option("--eos", is_flag=True, help="Equation of state of every crystal with each.")
 @click.option("--fmax", default=0.01, show_default=True, help="Of relaxations, eV/Å.")
+@dispersion_option
 @common_options(model=False, out="Folder for results; default: the table alone.")
 def compare(common: Common, models: tuple[str, ...], heads: tuple[str, ...], **settings: Any) -> None:
     """Energies, forces and volumes of STRUCTURES by several models or heads; STRUCTURES come before --models."""
     from ..workflows.comparison import compare as run_comparison
     from .each import watched
     from .files import read_structures
-    from .models import check_frames
+    from .models import check_frames, dressed, naming_file
     from .run import Run, at_work, conclude
 
     frames = read_structures(common.structures, common.index)
@@ -43,10 +44,10 @@ def compare(common: Common, models: tuple[str, ...], heads: tuple[str, ...], **s
         check_frames(frames, calculator)
     with at_work(Run("compare", frames, settings, list(calculators.values()), common.output)) as run:
         names = [name for name, _ in frames]
-        with watched("comparing", run) as shown:
+        with watched("comparing", run) as shown, naming_file(names):
             found = run_comparison(
                 [atoms for _, atoms in frames],
-                calculators,
+                {name: dressed(calculator) for name, calculator in calculators.items()},
                 names=names,
                 on_model=lambda name: shown.update(note=name),
                 **settings,

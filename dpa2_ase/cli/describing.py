@@ -31,8 +31,11 @@ def layer_options(function: Any) -> Any:
     return function
 
 
-def calculator_of(model: Model, *, any_head: bool) -> DPA2Calculator:
-    """The calculator a user asks for; representations are those of any head, as far as heads were trained together."""
+def calculator_of(model: Model, *, any_head: bool, uncertainty: bool | Path = False) -> DPA2Calculator:
+    """The calculator a user asks for; representations are those of any head, as far as heads were trained together.
+
+    `uncertainty` is that of `DPA2Calculator`.
+    """
     from ..checkpoint import heads
     from ..interfaces.loading import find_model
     from .models import calculator_of_head
@@ -41,7 +44,7 @@ def calculator_of(model: Model, *, any_head: bool) -> DPA2Calculator:
     if head is None and any_head and len(known) > 1:
         head = known[0]
         click.echo(f"dpa2: representations of head {head}; heads that were trained together share them", err=True)
-    return calculator_of_head(model, head)
+    return calculator_of_head(model, head, uncertainty=uncertainty)
 
 
 def data_sets(paths: Sequence[str], index: str = ":") -> DataSets:

@@ -38,6 +38,11 @@ IN_FOLDER = ("map.html", "map.png", "map.svg", "map.csv", "map.npz")
 @click.option("--onto", type=click.Path(dir_okay=False, path_type=Path), help="Put the points on this map (.npz).")
 @click.option("--perplexity", type=float, help="Neighbors that t-SNE keeps near; default: 30.")
 @click.option("--seed", default=0, show_default=True, help="Of the layout and of the choice of points.")
+@click.option(
+    "--calibration",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File of dpa2 calibrate for the color uncertainty; default: the one beside the model.",
+)
 @click.option("--title", help="Heading of the page.")
 @layer_options
 @common_options(output=False)
@@ -52,6 +57,7 @@ def map_(  # noqa: PLR0913  # one parameter per option
     onto: Path | None,
     perplexity: float | None,
     seed: int,
+    calibration: Path | None,
     title: str | None,
     layer: str,
     types: bool,
@@ -59,11 +65,12 @@ def map_(  # noqa: PLR0913  # one parameter per option
 ) -> None:
     """Map the atoms of STRUCTURES (files, DeePMD systems, folders; NAME=PATH names a data set) by their surroundings.
 
-    Colors: element, group, data_set, energy (above the elements), force-error, distance:SYMBOL, structure, or any
-    entry of a structure's info or arrays.
+    Colors: element, group, data_set, energy (above the elements), force-error, distance:SYMBOL, structure, uncertainty
+    and representation-distance (after dpa2 calibrate), or any entry of a structure's info or arrays (head).
     """
     from ..maps import make_map
     from ..maps.elements import numbers_of
+    from ..maps.labels import FORCE_ERROR, UNCERTAINTIES
 
     data = data_sets(common.structures, common.index)
     check_files([out for out in outs if not is_folder(out)], KINDS, data.files)
@@ -72,7 +79,11 @@ def map_(  # noqa: PLR0913  # one parameter per option
     colors = colors or (("element",) if per == "atom" else ("data_set",))
     number = None if only is None else int(numbers_of([only])[0])
     _check_packages([out.suffix for out in outs], method if onto is None else "pca")
-    calc = calculator_of(common.model, any_head="force-error" not in colors)
+    is_judged = bool({*UNCERTAINTIES} & {*colors})
+    if calibration is not None and not is_judged:
+        raise ValueError(f"--calibration goes with --color {' or '.join(UNCERTAINTIES)}; add one of them")
+    any_head = FORCE_ERROR not in colors and not is_judged
+    calc = calculator_of(common.model, any_head=any_head, uncertainty=is_judged and (calibration or True))
     files, store = _files(outs, store)
     environments = describe_data(data, calc, store, (layer, types), colors)
     atom_map = make_map(

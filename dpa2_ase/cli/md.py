@@ -89,6 +89,8 @@ def md(  # noqa: PLR0913  # what is analysed and watched
                     run.fail(index, error)
                     run.exit_code = NOT_CONVERGED
                     continue
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from error
             run.add(index, [simulation, *_analyses(simulation, rdf=rdf, msd=msd, vdos=vdos)], _row(simulation))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +27,12 @@ def make_calculator(choice: Model, *, uncertainty: bool | Path = False) -> Journ
     return calculator
 
 
-def calculator_of_head(choice: Model, head: str | None) -> DPA2Calculator:
-    """A calculator without journal, of `head` whatever the choice says of it."""
+def calculator_of_head(choice: Model, head: str | None, *, uncertainty: bool | Path = False) -> DPA2Calculator:
+    """A calculator without journal, of `head` whatever the choice says of it; `uncertainty` as for `DPA2Calculator`."""
     from ..interfaces.ase import DPA2Calculator
 
-    return DPA2Calculator(choice.model, head=head, device=choice.device, dtype=choice.dtype, mode=choice.mode)  # type: ignore[arg-type]  # one of the choices
+    options = {"device": choice.device, "dtype": choice.dtype, "mode": choice.mode}
+    return DPA2Calculator(choice.model, head=head, uncertainty=uncertainty, **options)  # type: ignore[arg-type]  # one of the choices
 
 
 def dressed(calculator: JournaledCalculator) -> Any:
@@ -56,10 +59,29 @@ def check_frames(frames: Sequence[tuple[str, Atoms]], calculator: JournaledCalcu
         if len(bad) or not np.isfinite(atoms.cell.array).all():
             what = f"positions of atoms {bad.tolist()}" if len(bad) else "vectors of the cell"
             raise ValueError(f"{name}: {what} are not finite")
+        lattice = atoms.cell.array[atoms.pbc]
+        if len(lattice) and np.linalg.matrix_rank(lattice) < len(lattice):
+            raise ValueError(
+                f"{name}: cell is singular: {atoms.cell.array.tolist()} has null or dependent vectors along periodic "
+                f"directions (pbc {atoms.pbc.tolist()}); give a cell or set pbc to False there"
+            )
         try:
             calculator.evaluator.reader.check(atoms)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+
+
+@contextmanager
+def naming_file(names: Sequence[str]) -> Iterator[None]:
+    """Name the file an error is about, not the number of the structure."""
+    try:
+        yield
+    except ValueError as error:
+        number = re.search(r"structure (\d+)", str(error))
+        if number is None and len(names) > 1:
+            raise
+        name = names[int(number[1])] if number else names[0]
+        raise ValueError(f"{name}: {error}" if number is None else str(error).replace(number[0], name)) from error
 
 
 def model_facts(calculator: JournaledCalculator) -> dict[str, Any]:

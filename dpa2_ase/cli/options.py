@@ -150,11 +150,12 @@ _DEVICE = (
     click.option("--dtype", type=click.Choice(["float64", "float32"]), help="Precision; default: the model's own."),
     click.option("--mode", type=click.Choice(MODES), default="auto", help="How to compute; default: the fastest."),
 )
+dispersion_option = click.option("--dispersion", help="Add D3(BJ) with the parameters of this functional, such as PBE.")
 _MODEL = (
     click.option("-m", "--model", help="Model file or name of an official model; default: the bundled model."),
     click.option("--head", help="Head of a multi-task model."),
     *_DEVICE,
-    click.option("--dispersion", help="Add D3(BJ) with the parameters of this functional, such as PBE."),
+    dispersion_option,
 )
 _OUTPUT = (
     click.option("--resume", is_flag=True, help="Go on with the run in the folder, if there is one."),

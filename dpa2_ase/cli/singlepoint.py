@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +30,7 @@ def singlepoint(common: Common, properties: str | None, uncertainty: bool, calib
     from .each import watched
     from .files import check_output, read_structures, structure_file, write_structures
     from .labels import labelled
-    from .models import check_frames
+    from .models import check_frames, naming_file
     from .run import Run, at_work
 
     frames = read_structures(common.structures, common.index)
@@ -49,7 +47,7 @@ def singlepoint(common: Common, properties: str | None, uncertainty: bool, calib
         raise ValueError("with dispersion there are energy, forces and stress alone")
     settings = {"properties": wanted} | calibration_facts(calculator)
     with at_work(Run("singlepoint", frames, settings, [calculator], output)) as run:
-        with watched("evaluating", run), _naming_file([name for name, _ in frames]):
+        with watched("evaluating", run), naming_file([name for name, _ in frames]):
             results = run.calc.evaluate([atoms for _, atoms in frames], wanted)
         trust = collect(run, results) if uncertainty else None
         _fill_table(run, results, {} if trust is None else trust.columns())
@@ -68,17 +66,6 @@ def _print(run: Run, target: Any) -> None:
     print_table(run.columns, run.rows)
     if target is not None:
         click.echo(f"written: {run.folder or target}")
-
-
-@contextmanager
-def _naming_file(names: Sequence[str]) -> Iterator[None]:
-    """Name the file an error is about, not the number of the structure."""
-    try:
-        yield
-    except ValueError as error:
-        number = re.search(r"structure (\d+)", str(error))
-        name = names[int(number[1])] if number else names[0]
-        raise ValueError(f"{name}: {error}" if number is None else str(error).replace(number[0], name)) from error
 
 
 def _wanted(properties: str | None, known: list[str]) -> list[str]:

@@ -8,32 +8,29 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterable, Sequence
-from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
-from ase.outputs import Properties, all_outputs
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 
-from .plan import GIB, Plan
-from .properties import NEEDS_CELL, NEEDS_GRADIENT, PROPERTIES
+from .changes import changed_parameters, changes, snapshot
+from .plan import GIB
+from .properties import NEEDS_CELL, PROPERTIES
+from .questions import Questions
 
 if TYPE_CHECKING:
     import torch
 
     from ..kernels import Engine
     from ..model import Potential
-    from ..neighbors import NeighborList
-    from ..topology import Topology
-    from .evaluator import Pending
-    from .heads import HeadSet, HeadsEvaluation
+    from .committee import CommitteeCalculation
 
 ROUNDING = 1e-15  # Å, ASE's tolerance for moves; to see less of one than float64 holds is to compare exactly
 
 
-class DPA2Calculator(Calculator):
+class DPA2Calculator(Questions):
     """ASE calculator for DPA-1 and DPA-2 models.
 
     Parameters
@@ -122,6 +119,7 @@ class DPA2Calculator(Calculator):
         label: str | None = None,
         directory: str = ".",
     ) -> None:
+        from .calculation import Calculation, LastingList
         from .loading import open_evaluator
 
         self._ready = False
@@ -145,10 +143,9 @@ class DPA2Calculator(Calculator):
         if not 0 <= skin < np.inf or not batch_memory > 0:
             raise ValueError(f"skin should be at least 0 Å and batch_memory above 0 GiB, found {skin}, {batch_memory}")
         self.skin, self.batch_memory = float(skin), float(batch_memory)
-        self._neighbors: NeighborList | None = None
-        self._topology: Topology | None = None  # the list on the device
-        self._pending: Pending | None = None
-        self._heads: HeadSet | None = None  # made when first asked for
+        self._calculation: Calculation | CommitteeCalculation
+        self._calculation = Calculation(self.evaluator, LastingList(self.evaluator, self.skin))
+        self._heads = None
         super().__init__(
             atoms=atoms,
             label=label,
@@ -184,18 +181,14 @@ class DPA2Calculator(Calculator):
     def reset(self) -> None:
         """Forget results; the neighbor list stays as long as it is provably complete."""
         super().reset()
-        self._pending = None
+        self._calculation.forget()
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """List what changed since the last calculation, frame and atomic parameters included."""
-        old = self.atoms
-        if old is None:
+        if self.atoms is None:
             return super().check_state(atoms, tol)
-        changes = _changes(old, atoms) if tol <= ROUNDING else super().check_state(atoms, tol)
-        for name in ("fparam", "aparam"):
-            if not np.array_equal(_parameter(atoms, name), _parameter(old, name)):
-                changes.append(name)
-        return changes
+        found = changes(self.atoms, atoms) if tol <= ROUNDING else super().check_state(atoms, tol)
+        return found + changed_parameters(self.atoms, atoms)
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         """One result; see `ase.calculators.calculator.BaseCalculator.get_property`."""
@@ -220,13 +213,12 @@ class DPA2Calculator(Calculator):
             For what the model does not predict, and for the stress of a molecule.
         """
         if atoms is not None:
-            self.atoms = atoms.copy()
-            for name in {"fparam", "aparam"} & self.atoms.info.keys():  # ASE copies the dictionary, not its values
-                self.atoms.info[name] = copy.deepcopy(self.atoms.info[name])
+            self.atoms = snapshot(atoms)
         if self.atoms is None:
             raise ValueError("no structure to calculate; give atoms")
         if system_changes:
-            self.results, self._pending = {}, None
+            self.results = {}
+            self._calculation.forget()
         wanted = {*properties}
         self._refuse_unknown(wanted)
         if wanted & NEEDS_CELL and not self.atoms.pbc.any():
@@ -234,24 +226,7 @@ class DPA2Calculator(Calculator):
                 "the stress of a structure without periodic directions is not defined; set a cell and atoms.pbc"
             )
         with self.evaluator.computing():
-            self._compute(wanted)
-
-    def _compute(self, wanted: AbstractSet[str]) -> None:
-        """Fill `results` with what is `wanted`, after the checks of `calculate`."""
-        assert self.atoms is not None  # set by `calculate`
-        is_energy = self.evaluator.kind == "ener"
-        if self._pending is None:
-            inputs = self.evaluator.reader.read([self.atoms], self._list())
-            self._pending = self.evaluator.forward(inputs, with_gradient=is_energy)
-            self.results.update(self.evaluator.energies(self._pending, [self.atoms])[0])
-        if "stresses" in wanted:
-            self.results.update(self.evaluator.atomic_stresses(self._pending, [self.atoms])[0])
-        if "forces_uncertainty" in wanted:
-            self.results.update(self.evaluator.forces_uncertainties(self._pending, [self.atoms])[0])
-        if is_energy and wanted & NEEDS_GRADIENT:
-            self.results.update(self.evaluator.gradients(self._pending, [self.atoms])[0])
-        if not is_energy or wanted & NEEDS_GRADIENT:
-            self._pending = None
+            self.results.update(self._calculation.results(self.atoms, wanted))
 
     def _refuse_unknown(self, names: Iterable[str]) -> None:
         unknown = sorted({*names} - {*self.implemented_properties})
@@ -259,16 +234,6 @@ class DPA2Calculator(Calculator):
             raise PropertyNotImplementedError(
                 f"this model (fitting {self.evaluator.kind!r}) has no {unknown}; it has {self.implemented_properties}"
             )
-
-    def _list(self) -> Topology:
-        """The neighbor list, built anew only if it could miss a neighbor."""
-        assert self.atoms is not None  # set by every caller
-        if self._topology is None or self._neighbors is None or not self._neighbors.valid_for(self.atoms):
-            self._neighbors = self._topology = None  # two lists of a large structure may be too much
-            self._neighbors = self.evaluator.reader.neighbor_list(self.atoms, self.skin)
-            self.evaluator.check_memory(self._neighbors)
-            self._topology = self.evaluator.reader.topology([self._neighbors])
-        return self._topology
 
     # ---- beyond ASE -----------------------------------------------------------------------------------------------
 
@@ -316,119 +281,13 @@ class DPA2Calculator(Calculator):
         )
         self._refuse_unknown(names)
         with self.evaluator.computing():
-            return self.evaluator.batch(list(structures), names, memory=self.batch_memory * GIB)
-
-    def evaluate_heads(
-        self, atoms: Atoms | None = None, heads: Sequence[str] | None = None, *, forces: bool = False
-    ) -> HeadsEvaluation:
-        """Energies by all heads of the model's file (or `heads`), with one pass of every descriptor they share.
-
-        Also which heads fit the structure, and why; see `dpa2_ase.interfaces.head_results.HeadsEvaluation`.
-        """
-        from .heads import HeadSet
-
-        if self._origin is None:
-            raise ValueError("heads are those of a model file; give the file instead of a loaded potential")
-        if self._heads is None:
-            self._heads = HeadSet(
-                self._origin.path,
-                device=self.evaluator.device,
-                dtype=self.parameters["dtype"],
-                mode=self.engine.mode,
-                fparam=self.evaluator.reader.fparam,
-                aparam=self.evaluator.reader.aparam,
-            )
-        return self._heads.evaluate(self._given(atoms), heads, forces=forces)
-
-    def get_descriptors(self, atoms: Atoms | None = None, invariants_only: bool = True) -> np.ndarray:
-        """The model's representation of every atom, (N, C), without derivatives.
-
-        With ``invariants_only=False`` the equivariant vectors (N, M, 3) follow, flattened: (N, C + 3M).
-        """
-        atoms = self._given(atoms)
-        return self.evaluator.descriptors(
-            atoms, self.evaluator.reader.neighbor_list(atoms, 0.0), invariants_only=invariants_only
-        )
-
-    def get_hessian(self, atoms: Atoms | None = None) -> np.ndarray:
-        """Second derivatives of the energy (3N, 3N), eV/Å², by automatic differentiation."""
-        atoms = self._with_energy(atoms)
-        return self.evaluator.hessian(atoms, self.evaluator.reader.neighbor_list(atoms, 0.0))
-
-    def plan(self, atoms: Atoms | None = None, memory: float | None = None) -> Plan:
-        """Predict the peak memory of energy, forces and stress before any of it is allocated.
-
-        Right within 20 %.
-
-        Parameters
-        ----------
-        atoms
-            The structure; only its neighbor list is made.
-        memory
-            GiB to fit into; by default what is available.
-        """
-        atoms = self._given(atoms)
-        self.evaluator.reader.check(atoms)
-        neighbors = self.evaluator.reader.neighbor_list(atoms, self.skin)
-        return self.evaluator.plan(neighbors, None if memory is None else memory * GIB)
-
-    def get_hessian_products(self, vectors: np.ndarray, atoms: Atoms | None = None) -> np.ndarray:
-        """Products (V, N, 3) of the second derivatives with `vectors` (V, N, 3), eV/Å² times the unit of those.
-
-        Minus the change of forces with displacements along the vectors; what phonons need of a supercell's Hessian.
-        """
-        atoms, vectors = self._with_energy(atoms), np.asarray(vectors, dtype=float)
-        if vectors.shape[1:] != (len(atoms), 3):
-            raise ValueError(f"vectors should be (V, {len(atoms)}, 3), one row per atom, found {vectors.shape}")
-        return self.evaluator.hessian_products(atoms, self.evaluator.reader.neighbor_list(atoms, 0.0), vectors)
-
-    def get_strain_derivatives(self, atoms: Atoms | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Change of stress (6, 6), eV/Å³, and of forces (6, N, 3), eV/Å, with the strain of a crystal.
-
-        Rows are unit strains in Voigt's order with engineering shears; atoms follow the strain. By automatic
-        differentiation: what elastic constants need beside `get_hessian`.
-        """
-        from .strain import strain_derivatives
-
-        return strain_derivatives(self.evaluator, self._with_energy(atoms))
-
-    def export_properties(self) -> Properties:
-        """Results that ASE has a name for; the others stay in `results`."""
-        return Properties({name: value for name, value in self.results.items() if name in all_outputs})
-
-    def _with_energy(self, atoms: Atoms | None) -> Atoms:
-        if self.evaluator.kind != "ener":
-            raise PropertyNotImplementedError(f"a model of {self.evaluator.kind!r} has no energy to differentiate")
-        return self._given(atoms)
-
-    def _given(self, atoms: Atoms | None) -> Atoms:
-        atoms = atoms if atoms is not None else self.atoms
-        if atoms is None:
-            raise ValueError("no structure; give atoms")
-        return atoms
+            return self.evaluator.batch(list(structures), names, memory=self.batch_memory * GIB, skin=self.skin)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what belongs to one process: autograd graphs do not travel."""
-        return self.__dict__ | {"_pending": None, "_neighbors": None, "_topology": None, "_heads": None}
+        """Other processes load heads anew where they need them."""
+        return self.__dict__ | {"_heads": None}
 
 
 # `__new__` takes whatever `__init__` does; users and their editors are shown what that is
 _signature = inspect.signature(DPA2Calculator.__init__)
 DPA2Calculator.__signature__ = _signature.replace(parameters=[*_signature.parameters.values()][1:])
-
-
-def _changes(old: Atoms, new: Atoms) -> list[str]:
-    """What of a structure differs, as ASE names it; ASE's own comparison is a part of a small structure's step."""
-    parts = {
-        "positions": (old.positions, new.positions),
-        "numbers": (old.numbers, new.numbers),
-        "cell": (old.cell.array, new.cell.array),
-        "pbc": (old.pbc, new.pbc),
-    }
-    return [name for name, pair in parts.items() if not np.array_equal(*pair)]
-
-
-def _parameter(atoms: Atoms, name: str) -> np.ndarray:
-    """A user's parameter, or an array of nothing."""
-    value = atoms.arrays.get(name, atoms.info.get(name))
-    return np.asarray([] if value is None else value)

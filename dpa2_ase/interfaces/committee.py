@@ -18,7 +18,7 @@ from .properties import NEEDS_GRADIENT, PROPERTIES
 
 if TYPE_CHECKING:
     from ..model import Potential
-    from ..topology import Topology
+    from .calculation import LastingList
     from .evaluator import Pending
 
 ANY_NUMBER = 10**9  # of neighbors: every model cuts its own lists
@@ -70,6 +70,8 @@ class Committee(DPA2Calculator):
         if options.get("uncertainty"):
             raise ValueError("a committee tells its own uncertainty; calibrate and ask a single model for the other")
         common = {name: value for name, value in options.items() if name not in ("atoms", "label", "directory")}
+        from .calculation import LastingList
+
         self._ready = False
         self.members = [DPA2Calculator(m, head=h, **common) for m, h in zip(models, chosen, strict=True)]
         for member in self.members:
@@ -80,8 +82,8 @@ class Committee(DPA2Calculator):
         self.skin, self.batch_memory = first.skin, first.batch_memory
         own = [name for name in PROPERTIES["ener"] if name != "stresses"]
         self.implemented_properties = [*own, *OF_ENERGY, *OF_FORCES, *OF_VIRIAL]
-        self._neighbors = self._topology = self._pending = self._heads = None
-        self._passes: list[Pending] = []
+        self._calculation = CommitteeCalculation(self.members, LastingList(self.evaluator, self.skin))
+        self._heads = None
         parameters = {name: first.parameters[name] for name in ("device", "dtype", "mode", "skin", "batch_memory")}
         Calculator.__init__(
             self,
@@ -99,35 +101,6 @@ class Committee(DPA2Calculator):
         """What makes the numbers: that of every member."""
         return {"models": [member.source for member in self.members]}
 
-    def reset(self) -> None:
-        """Forget results; the neighbor list stays as long as it is provably complete."""
-        super().reset()
-        self._passes = []
-
-    def _compute(self, wanted: AbstractSet[str]) -> None:
-        assert self.atoms is not None  # set by `calculate`
-        if not self.results:
-            self._passes = []
-        if not self._passes:
-            topology = self._list()
-            self._passes = [self._forward(member, self.atoms, topology) for member in self.members]
-            parts = zip(self.members, self._passes, strict=True)
-            self.results.update(_means([m.evaluator.energies(p, [self.atoms])[0] for m, p in parts]))
-        if wanted & {*NEEDS_GRADIENT, *OF_FORCES, *OF_VIRIAL}:
-            found = []
-            for member, waiting in zip(self.members, self._passes, strict=True):
-                with member.evaluator.computing():
-                    found.append(member.evaluator.gradients(waiting, [self.atoms])[0])
-            self._passes = []
-            self.results.update(_means(found))
-
-    def _forward(self, member: DPA2Calculator, atoms: Atoms, topology: Topology) -> Pending:
-        evaluator = member.evaluator
-        inputs = evaluator.reader.read([atoms], topology)
-        graph = inputs.graph.within(evaluator.reader.cutoff, ANY_NUMBER)
-        with evaluator.computing():
-            return evaluator.forward(replace(inputs, graph=graph), with_gradient=True)
-
     def evaluate(self, structures: Iterable[Atoms], properties: Iterable[str] | None = None) -> list[dict[str, Any]]:
         """Evaluate many structures together; see `DPA2Calculator.evaluate`."""
         if isinstance(structures, Atoms) or isinstance(properties, str):
@@ -141,7 +114,7 @@ class Committee(DPA2Calculator):
         answers = []
         for member in self.members:
             with member.evaluator.computing():
-                answers.append(member.evaluator.batch(frames, needed, memory=self.batch_memory * GIB))
+                answers.append(member.evaluator.batch(frames, needed, memory=self.batch_memory * GIB, skin=self.skin))
         means = [_means(list(found)) for found in zip(*answers, strict=True)]
         return [{name: value for name, value in found.items() if name in names} for found in means]
 
@@ -149,8 +122,45 @@ class Committee(DPA2Calculator):
         """Refuse what a committee has no mean of."""
         raise NotImplementedError("a committee gives energies, forces and stresses; ask one of calc.members for others")
 
+
+class CommitteeCalculation:
+    """Means and deviations for one structure, as far as they were asked for; see `Calculation`."""
+
+    def __init__(self, members: Sequence[DPA2Calculator], neighbors: LastingList) -> None:
+        self._members, self._neighbors = members, neighbors
+        self._passes: list[Pending] = []
+
+    def forget(self) -> None:
+        """Another structure comes."""
+        self._passes = []
+
+    def results(self, atoms: Atoms, wanted: AbstractSet[str]) -> dict[str, Any]:
+        """What is `wanted` and not known yet, and all that costs nothing beside it."""
+        results: dict[str, Any] = {}
+        passes, self._passes = self._passes, []  # which an error may leave half used up
+        if not passes:
+            passes = [self._forward(member, atoms) for member in self._members]
+            parts = zip(self._members, passes, strict=True)
+            results |= _means([m.evaluator.energies(p, [atoms])[0] for m, p in parts])
+        if not wanted & {*NEEDS_GRADIENT, *OF_FORCES, *OF_VIRIAL}:
+            self._passes = passes
+            return results
+        found = []
+        for member, waiting in zip(self._members, passes, strict=True):
+            with member.evaluator.computing():
+                found.append(member.evaluator.gradients(waiting, [atoms])[0])
+        return results | _means(found)
+
+    def _forward(self, member: DPA2Calculator, atoms: Atoms) -> Pending:
+        evaluator = member.evaluator
+        inputs = evaluator.reader.read([atoms], self._neighbors.topology(atoms))
+        graph = inputs.graph.within(evaluator.reader.cutoff, ANY_NUMBER)
+        with evaluator.computing():
+            return evaluator.forward(replace(inputs, graph=graph), with_gradient=True)
+
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_passes": []}
+        """Autograd graphs do not travel."""
+        return self.__dict__ | {"_passes": []}
 
 
 def _means(found: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -20,11 +20,12 @@ from ..checkpoint import HeadInfo
 from ..config import AnyModelConfig
 from ..graph import AtomicGraph
 from ..kernels import Engine, accelerate, choose_mode, topology_maker
-from ..memory import Pairs, evaluation_bytes, evaluation_terms, split_by_memory
+from ..memory import split_by_memory
 from ..model import Potential, differentiable
 from ..neighbors import NeighborList
 from .context import autograd
-from .plan import GIB, Plan, available_memory, largest_copies
+from .known import KnownLists, Listed
+from .memory_watch import MemoryWatch
 from .properties import NEEDS_GRADIENT, PROPERTIES
 from .reader import Inputs, StructureReader, naming
 from .rigidity import NAMES as UNCERTAINTIES
@@ -32,7 +33,6 @@ from .rigidity import ON_REQUEST, Rigidity, features_of, standard_model_of
 
 Results = dict[str, Any]
 VOIGT = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]  # xx, yy, zz, yz, xz, xy
-FAR_TOO_MUCH = 1.3  # predictions are right within a fifth; a little swapping is the user's choice
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,12 @@ class Evaluator:
         potential = potential.to(device)
         self.reference = accelerate(potential, "reference", dtype, reason)  # for second derivatives
         self.potential = self.reference if path == "reference" else accelerate(potential, path, dtype, reason)
-        self.device, self._own_dtype = device, None if dtype is None else str(dtype).removeprefix("torch.")
-        self._proven = 0.0  # bytes of the largest structure that was checked; freed memory may not look available
+        self.device = device
+        asked = None if dtype is None else str(dtype).removeprefix("torch.")
+        self.memory = MemoryWatch(self.config, self.engine, device, asked, self.dtype)
         join = topology_maker(path, self.reference)
         self.reader = StructureReader(self.reference, heads, head, fparam=fparam, aparam=aparam, join=join)
+        self._known = KnownLists(self._listed, self.reader.topology)
         self.rigidity: Rigidity | None = None  # tells uncertainties where it is set
         if mode == path and self.engine.slow:
             warnings.warn(_left_behind(self.engine), UserWarning, stacklevel=2)
@@ -196,68 +198,36 @@ class Evaluator:
             for atoms, rows in zip(structures, _rows(structures), strict=True)
         ]
 
-    def plan(self, neighbors: NeighborList, memory: float | None = None) -> Plan:
-        """What energy, forces and stress of a structure will need; `memory` in bytes, by default what is available."""
-        pairs = Pairs(neighbors)
-        memory = available_memory(self.device) if memory is None else memory
-
-        def peak(copies: int) -> float:
-            return self._bytes(pairs.times(copies))
-
-        return Plan(
-            n_atoms=pairs.n_atoms,
-            n_edges=int(pairs.edges(self.config.rcut, pairs.n_listed)),
-            mode=self.engine.mode,
-            dtype=self.dtype,
-            terms=evaluation_terms(self.config, pairs, self.engine.paths, self._own_dtype),
-            memory=memory,
-            copies=None if memory is None else largest_copies(peak, memory),
-        )
-
-    def _bytes(self, pairs: Pairs) -> float:
-        return evaluation_bytes(self.config, pairs, self.engine.paths, self._own_dtype)
-
-    def check_memory(self, neighbors: NeighborList) -> float:
-        """Predicted peak memory of a structure, bytes.
-
-        Raises
-        ------
-        MemoryError
-            If it is far more than there is, so that the system would end the process in the middle of the work.
-        """
-        needed = self._bytes(Pairs(neighbors))
-        if self.device.type != "cpu" or needed <= self._proven:  # other devices refuse without harm
-            return needed
-        available = available_memory(self.device)
-        if available is not None and needed > available:
-            message = _too_large(needed, available, len(neighbors.positions), self.engine.mode, self.dtype)
-            if needed > FAR_TOO_MUCH * available:
-                raise MemoryError(message)
-            warnings.warn(message, UserWarning, stacklevel=2)
-        self._proven = needed
-        return needed
+    def _listed(self, atoms: Atoms, skin: float) -> Listed:
+        neighbors = self.reader.neighbor_list(atoms, skin)
+        return Listed(neighbors, self.memory.check(neighbors))
 
     @autograd()
-    def batch(self, structures: Sequence[Atoms], properties: Iterable[str], *, memory: float) -> list[Results]:
-        """Evaluate many structures in as few passes as `memory` (bytes) allows; a larger one goes alone."""
+    def batch(
+        self, structures: Sequence[Atoms], properties: Iterable[str], *, memory: float, skin: float
+    ) -> list[Results]:
+        """Evaluate many structures in as few passes as `memory` (bytes) allows; a larger one goes alone.
+
+        Structures that come again have neighbor lists with a `skin` (Å).
+        """
         wanted = set(properties)
-        lists: list[NeighborList | None] = []
+        lists: list[Listed | None] = []
         is_list = len(structures) > 1  # a single structure needs no number in a message
 
         def costs() -> Iterator[float]:
+            before = None
             for index, atoms in enumerate(structures):
                 with naming(index if is_list else None):
-                    neighbors = self.reader.neighbor_list(atoms, 0.0)
-                lists.append(neighbors)
-                yield self.check_memory(neighbors)
+                    lists.append(listed := self._known.of(atoms, skin, before))
+                before = atoms, listed
+                yield listed.needed
 
         results: list[Results] = []
         for chosen in split_by_memory(costs(), memory):
             part = [structures[i] for i in chosen]
-            inputs = self.reader.read(
-                part, [n for n in lists[chosen.start : chosen.stop] if n], chosen.start if is_list else None
-            )
+            topology = self._known.topology(part, [n for n in lists[chosen.start : chosen.stop] if n], memory)
             lists[chosen.start : chosen.stop] = [None] * len(chosen)
+            inputs = self.reader.read(part, topology, chosen.start if is_list else None)
             for found in self._pass(inputs, part, wanted):
                 results.append({name: value for name, value in found.items() if name in wanted or name == "thresholds"})
         return results
@@ -305,15 +275,6 @@ class Evaluator:
             (second,) = torch.autograd.grad(forces, graph.vectors, chosen, retain_graph=True, is_grads_batched=True)
             rows += [derivatives.forces(row, graph) for row in second]
         return _numpy(torch.stack(rows))
-
-
-def _too_large(needed: float, available: float, n_atoms: int, mode: str, dtype: str) -> str:
-    options = [f"dtype='float32' (now {dtype})"] * (dtype == "float64")
-    options += ["mode='auto'"] * (mode == "reference") + ["fewer atoms"]
-    return (
-        f"{n_atoms} atoms need about {needed / GIB:.1f} GiB, and {available / GIB:.1f} GiB are available; use "
-        f"{', '.join(options)} or a larger machine; calc.plan(atoms) or dpa2 plan tells what fits"
-    )
 
 
 def _left_behind(engine: Engine) -> str:

@@ -78,7 +78,9 @@ def available_memory(device: torch.device) -> float | None:
     if limit and used and limit[0].isdigit():  # a container's; "max" where there is none
         kept = dict(line.split() for line in _lines("/sys/fs/cgroup/memory.stat")).get("inactive_file", 0)
         found.append(float(limit[0]) - float(used[0]) + float(kept))  # pages of files make room when they have to
-    return max(min(found), 0.0) if found else None
+    from ..kernels.cpu.blocks import blocks  # which are there for whoever comes
+
+    return max(min(found), 0.0) + blocks.held if found else None
 
 
 def _lines(path: str) -> list[str]:

@@ -211,7 +211,7 @@ class StructureReader:
         if "dropped" in self._told:
             return
         for name, cutoff, nsel in self._limits:
-            if graph.within(cutoff, nsel).slot is not None:  # the graph keeps the cut for the model
+            if graph.cut(cutoff, nsel)[1].slot is not None:  # the graph keeps the cut for the model
                 counts = torch.bincount(graph.center[graph.lengths <= cutoff], minlength=graph.n_atoms)
                 dropped = int((counts - nsel).clamp_min(0).sum())
                 self._tell(

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from ..model import Potential
+from ..nn.descriptors import DPA2
 from ..topology import Topology
 
 Mode = Literal["auto", "reference", "torch", "kernels"]
@@ -159,6 +160,8 @@ def accelerate(
             engine.fast[name], twin = found
             parent, _, own_name = name.rpartition(".")
             setattr(fast.get_submodule(parent), own_name, twin.from_reference(module, dtype or own_dtype))
+    if mode == "kernels":
+        _join_blocks(fast)
     fast.requires_grad_(False)
     return fast
 
@@ -186,6 +189,16 @@ def _replaceable(potential: Potential, engine: Engine, mode: str) -> Iterator[tu
         inside = any(name.startswith(f"{done}.") for done in engine.fast)
         if type(module).__name__ in classes and not inside:
             yield name, module
+
+
+def _join_blocks(potential: Potential) -> None:
+    """Let descriptors run their compiled blocks as one."""
+    from .cpu.descriptor import CompiledDPA2
+
+    for name, module in list(potential.named_modules()):
+        if type(module) is DPA2 and CompiledDPA2.obstacle(module) is None:
+            parent, _, own_name = name.rpartition(".")
+            setattr(potential.get_submodule(parent), own_name, CompiledDPA2(module))
 
 
 def find_twin(reference: nn.Module, tables: Sequence[Mapping[str, str]]) -> tuple[str, Any] | str:

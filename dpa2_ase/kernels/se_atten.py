@@ -201,7 +201,7 @@ class TabulatedSeAtten(nn.Module):
         if self._book is None:
             evaluate = partial(_exact_functions, exact_copy(features), type_embedding)
             ranges = self._whole_span if strip else self._ranges
-            self._book = TableBook(PairFunctions(evaluate, ranges, low_rank=True), n_types)
+            self._book = TableBook(PairFunctions(evaluate, ranges, low_rank=True, reader=self.dtype), n_types)
         self._book.covering([(0, 0)] if strip else [(a, b) for a in elements for b in elements])
         return self._book
 

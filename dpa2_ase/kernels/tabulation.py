@@ -21,6 +21,8 @@ MOST_NUMBERS = 2**23  # in the table of one kind: 64 MiB
 # relative to the largest value and slope; forces are then good to 1e-12, and rounding of the nets themselves is below
 VALUE_TOLERANCE, SLOPE_TOLERANCE = 1e-13, 2e-12
 RANK_TOLERANCE = 3e-14  # singular values dropped from the basis, relative to the largest
+# where tables are read in float32, whose rounding is 6e-8: a sixth of the cells are enough
+SINGLE_PRECISION = 1e4  # times the tolerances above
 CHEBYSHEV_POINTS = 256  # resolves whatever pieces of degree 5 in a few thousand cells resolve
 VECTOR = 4  # the number of functions is a multiple of it
 MOST_NEW = 64  # pairs of types that one graph may bring: to make more tables would take longer than they save
@@ -52,6 +54,12 @@ class PairFunctions:
     # lower and upper end (K,) of the arguments for pairs (K, 2)
     ranges: Callable[[Tensor], tuple[Tensor, Tensor]]
     low_rank: bool  # tabulate few functions and a basis, or else the functions themselves and the unit matrix
+    reader: torch.dtype = torch.float64  # precision in which the tables will be read
+
+    @property
+    def leniency(self) -> float:
+        """How much larger errors may be than in tables for float64."""
+        return SINGLE_PRECISION if self.reader == torch.float32 else 1.0
 
 
 def net_and_slope(net: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,7 +138,7 @@ def _basis(functions: PairFunctions, pairs: Tensor) -> Tensor:
         _, size, rows = torch.linalg.svd(
             torch.cat([part / _largest(part)[:, None, None] for part in sample], dim=1), full_matrices=False
         )
-        kept = size > RANK_TOLERANCE * size[:, :1]
+        kept = size > RANK_TOLERANCE * functions.leniency * size[:, :1]
         rank = int(kept.sum(1).max())
         basis = rows[:, :rank] * kept[:, :rank, None]
     else:
@@ -197,7 +205,8 @@ def _error(functions: PairFunctions, pairs: Tensor, tables: Tables) -> Tensor:
     )
     slope = slope * (2 * tables.inverse_width[:, None, None])
     of_value = _largest(value - exact[0]) / _largest(exact[0]) / VALUE_TOLERANCE
-    return torch.maximum(of_value, _largest(slope - exact[1]) / _largest(exact[1]) / SLOPE_TOLERANCE)
+    of_slope = _largest(slope - exact[1]) / _largest(exact[1]) / SLOPE_TOLERANCE
+    return torch.maximum(of_value, of_slope) / functions.leniency
 
 
 class TableBook:

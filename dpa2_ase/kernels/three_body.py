@@ -125,7 +125,10 @@ class TabulatedThreeBody(nn.Module):
         features = exact_copy(self.reference.features)
         choices = {
             bend: PairFunctions(
-                partial(_exact_functions, features, type_embedding, bend), partial(self._ranges, bend), low_rank=False
+                partial(_exact_functions, features, type_embedding, bend),
+                partial(self._ranges, bend),
+                low_rank=False,
+                reader=self.dtype,
             )
             for bend in BENDS
         }

@@ -1,8 +1,8 @@
 """See what a model learned: representations of atoms, maps of them, and what to label next.
 
 `describe` streams structures into `Environments`, `make_map` lays these out in two dimensions, `pictures`, `html` and
-`tables` write the result; `analysis` says in numbers what the representation knows, and `selection` and `duplicates`
-choose structures.
+`tables` write the result; `analysis` and `clusters` say in numbers what the representation knows, and `selection` and
+`duplicates` choose structures.
 """
 
 from .atom_map import AtomMap, make_map

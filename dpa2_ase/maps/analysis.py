@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .distances import blocks, centered, nearest, nearest_others, squared_distances
-from .elements import groups_of, is_metal, symbols_of
+from .elements import groups_of, symbols_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def purity(vectors: np.ndarray, labels: np.ndarray, *, k: int = 10, shuffles: in
     shuffles
         Random permutations of the labels for the baseline.
     """
-    _need(len(vectors), k + 1)
+    need(len(vectors), k + 1)
     _, index = nearest_others(vectors, k)
     codes = np.unique(labels, return_inverse=True)[1]
 
@@ -140,88 +140,6 @@ def element_distances(vectors: np.ndarray, numbers: np.ndarray) -> ElementDistan
     return ElementDistances(tuple(symbols_of(kinds)), np.sqrt(squared_distances(means, means)))
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Two clusters of the atoms of one element, and who lives near each."""
-
-    cluster: np.ndarray  # (n,) 0 or 1; 1 is the one nearer to metals
-    silhouette: float  # of the two clusters
-    metal_neighbors: tuple[float, float]  # share of metals among the nearest atoms of other elements, per cluster
-    agreement: float | None  # with two given classes: 0.5 is chance, 1 identical
-
-    def __str__(self) -> str:
-        sizes = np.bincount(self.cluster, minlength=2)
-        near = ", ".join(
-            f"{n} atoms with {share:.0%} metals nearby" for n, share in zip(sizes, self.metal_neighbors, strict=True)
-        )
-        agreement = "" if self.agreement is None else f", agreement with the classes {self.agreement:.3f}"
-        return f"{near}; silhouette {self.silhouette:.3f}{agreement}"
-
-
-def split(  # noqa: PLR0913  # points, which of them, and how they are compared
-    vectors: np.ndarray,
-    numbers: np.ndarray,
-    element: int,
-    *,
-    classes: np.ndarray | None = None,
-    k: int = 10,
-    seed: int = 0,
-) -> Split:
-    """Divide the atoms of an element into two clusters (2-means) and look at their neighbors of other elements.
-
-    Parameters
-    ----------
-    vectors, numbers
-        Of all points.
-    element
-        Atomic number; 1 asks whether hydrogen splits into a molecular and a metal- or water-like kind.
-    classes
-        Two kinds of the points, e.g. from which data they are; compared with the clusters, each class counting half.
-    """
-    chosen = numbers == element
-    _need(int(chosen.sum()), 4)
-    own, others = np.asarray(vectors)[chosen], np.asarray(vectors)[~chosen]
-    cluster = two_means(own, seed=seed)
-    shares = [0.0, 0.0]
-    if len(others):
-        _, index = nearest(own, others, min(k, len(others)))
-        metals = np.array([is_metal(int(z)) for z in numbers[~chosen]])
-        shares = [float(metals[index[cluster == side]].mean()) for side in (0, 1)]
-        if shares[0] > shares[1]:
-            cluster, shares = 1 - cluster, shares[::-1]
-    agreement = None
-    if classes is not None and len(kinds := np.unique(classes[chosen])) == 2:
-        is_second = classes[chosen] == kinds[1]
-        rate = (cluster[is_second].mean() + 1 - cluster[~is_second].mean()) / 2
-        agreement = float(max(rate, 1 - rate))
-    return Split(cluster, silhouette(own, cluster), (shares[0], shares[1]), agreement)
-
-
-def two_means(vectors: np.ndarray, *, seed: int = 0, starts: int = 8, steps: int = 100) -> np.ndarray:
-    """Two clusters (N,) of 0 and 1 with the least squared distance to their means, the best of several starts."""
-    (points,) = centered(vectors)
-    rng, best, labels = np.random.default_rng(seed), np.inf, np.zeros(len(points), dtype=np.int64)
-    for _ in range(starts):
-        first = points[rng.integers(len(points))]
-        far = points[((points - first) ** 2).sum(1).argmax()]
-        centers = np.stack([first, far])
-        for _ in range(steps):
-            squared = squared_distances(points, centers)
-            found = squared.argmin(1)
-            if len(np.unique(found)) < 2:
-                break
-            moved = np.stack([points[found == side].mean(0) for side in (0, 1)])
-            if np.allclose(moved, centers):
-                break
-            centers = moved
-        cost = squared.min(1).sum()
-        if len(np.unique(found)) == 2 and cost < best:
-            best, labels = cost, found
-    if not np.isfinite(best):
-        raise ValueError("all these environments are equal; there is nothing to divide")
-    return labels
-
-
 def gradient(vectors: np.ndarray, reference: np.ndarray, distance: np.ndarray) -> float:
     """Spearman's rank correlation of how unlike `reference` environments are, and how far something is.
 
@@ -237,7 +155,7 @@ def gradient(vectors: np.ndarray, reference: np.ndarray, distance: np.ndarray) -
     from scipy.stats import spearmanr
 
     usable = np.isfinite(distance)
-    _need(int(usable.sum()), 4)
+    need(int(usable.sum()), 4)
     unlike = nearest(np.asarray(vectors)[usable], reference, 1)[0][:, 0]
     return float(spearmanr(unlike, distance[usable]).statistic)
 
@@ -249,7 +167,7 @@ def overlap(a: np.ndarray, b: np.ndarray, *, k: int = 10, shuffles: int = 20, se
     by construction. Sets of equal sizes are compared (the larger one is thinned).
     """
     rng, size = np.random.default_rng(seed), min(len(a), len(b))
-    _need(size, k + 1)
+    need(size, k + 1)
     thinned = [np.asarray(x)[np.sort(rng.choice(len(x), size, replace=False))] for x in (a, b)]
     _, index = nearest_others(np.concatenate(thinned), k)
     side = np.repeat([0, 1], size)
@@ -290,6 +208,7 @@ def _against_chance(score: Callable[[np.ndarray], float], codes: np.ndarray, shu
     return Score(score(codes), float(chance.mean()), float(chance.std()), n)
 
 
-def _need(found: int, needed: int) -> None:
+def need(found: int, needed: int) -> None:
+    """Raise where there are too few environments to say anything."""
     if found < needed:
         raise ValueError(f"{needed} environments or more are needed here, found {found}; add structures or lower k")

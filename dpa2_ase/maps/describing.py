@@ -91,7 +91,7 @@ def represent_structures(structures: Sequence[Atoms], calc: DPA2Calculator, laye
         for atoms in structures:
             neighbors = evaluator.reader.neighbor_list(atoms, 0.0)
             lists.append(neighbors)
-            yield evaluator.check_memory(neighbors)
+            yield evaluator.memory.check(neighbors)
 
     found = []
     with evaluator.computing(), warnings.catch_warnings():

@@ -64,7 +64,8 @@ function tell(message) {{
   box.textContent = message;
   box.style.display = "block";
 }}
-warnings.addHandler((message) => tell(message));
+// elements, say: they are shown, and colored by other properties
+warnings.addHandler((message) => /not be interpreted as categor/.test(message) || tell(message));
 window.addEventListener("load", () => setTimeout(() => {{
   Chemiscope.DefaultVisualizer.load(place, dataset, warnings)
     .then((viewer) => {{ window.viewer = viewer; document.body.dataset.ready = "yes"; }})

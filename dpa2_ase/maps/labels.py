@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from .store import Environments
 
 BUILT_IN = ("element", "group", "structure")  # known of all environments
+TINY = 1e-8
 ENERGY, FORCE_ERROR, DISTANCE = "energy", "force-error", "distance:"
+UNCERTAINTIES = {"uncertainty": "energies_uncertainty", "representation-distance": "representation_distance"}
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,16 @@ def column(name: str, calc: DPA2Calculator) -> Column | None:
     name
         ``"energy"`` (labelled energy per atom, eV, as a sum of element energies fitted to all structures leaves it),
         ``"force-error"`` (length of the difference between forces of `calc` and labelled ones, eV/Å),
-        ``"distance:O"`` (to the nearest oxygen, Å), or the name of an entry of ``atoms.arrays`` or ``atoms.info``
-        (``"data_set"``, ``"head"``, an uncertainty, ...).
+        ``"distance:O"`` (to the nearest oxygen, Å), ``"uncertainty"`` (of the energies of atoms by `calc`, eV),
+        ``"representation-distance"`` (to known environments, 1 is usual), or the name of an entry of ``atoms.arrays``
+        or ``atoms.info`` (``"data_set"``, ``"head"``, ...).
     calc
-        The model, for errors.
+        The model, for errors and uncertainties.
+
+    Raises
+    ------
+    ValueError
+        Where uncertainties are asked of a calculator without calibration.
     """
     if name in BUILT_IN:
         return None
@@ -63,6 +71,13 @@ def column(name: str, calc: DPA2Calculator) -> Column | None:
         return Column(
             name, lambda part: force_errors(part, calc), key=fingerprint(calc.evaluator.reference, whole=True)
         )
+    if name in UNCERTAINTIES:
+        result = UNCERTAINTIES[name]
+        if result not in calc.implemented_properties:
+            raise ValueError(
+                f"{name!r} needs a calibration: dpa2 calibrate, then DPA2Calculator(..., uncertainty=True)"
+            )
+        return Column(name, lambda part: np.concatenate([r[result] for r in calc.evaluate(part, [result])]))
     if name.startswith(DISTANCE):
         symbol = name.removeprefix(DISTANCE)
         number = int(numbers_of([symbol])[0])
@@ -141,7 +156,7 @@ def energies_above_elements(environments: Environments) -> np.ndarray:
     """Labelled energy per atom (S,), eV, minus the sum of element energies that fits all structures best.
 
     Total energies of different elements differ by thousands of eV; what is left shows bonding. Structures without an
-    energy get nan.
+    energy get nan, and so do those that alone say what the energy of an element is: nothing is left of them.
     """
     totals = environments.structure_labels[ENERGY].astype(float)
     known, kinds = np.isfinite(totals), np.unique(environments.numbers)
@@ -149,5 +164,11 @@ def energies_above_elements(environments: Environments) -> np.ndarray:
     np.add.at(counts, (environments.structure, np.searchsorted(kinds, environments.numbers)), 1.0)
     if not known.any():
         raise ValueError("no structure has a labelled energy; choose another color")
+    directions, sizes, _ = np.linalg.svd(counts[known], full_matrices=False)
+    alone = (directions[:, sizes > TINY * sizes.max()] ** 2).sum(axis=1) > 1 - TINY
+    if alone.all():
+        raise ValueError("energies of elements fit these few structures exactly; give more or choose another color")
     per_element = np.linalg.lstsq(counts[known], totals[known], rcond=None)[0]
-    return (totals - counts @ per_element) / environments.sizes.clip(1)
+    above = (totals - counts @ per_element) / environments.sizes.clip(1)
+    above[np.flatnonzero(known)[alone]] = np.nan
+    return above

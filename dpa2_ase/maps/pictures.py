@@ -23,7 +23,12 @@ SIZE = (6.4, 7.4)  # inches
 MOST_KINDS = 24  # entries of a legend
 ABSENT = (0.93, 0.93, 0.93)
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue
-UNITS = {"energy": "energy above elements, eV/atom", "force-error": "force error, eV/Å"}
+UNITS = {
+    "energy": "energy above elements, eV/atom",
+    "force-error": "force error, eV/Å",
+    "uncertainty": "uncertainty of the atom's energy, eV",
+    "representation-distance": "distance to known environments (1: usual)",
+}
 
 
 def draw_map(atom_map: AtomMap, by: str = "element", *, highlight: np.ndarray | None = None) -> Axes:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..option_values import short, table
-from .deepmd_model import check_section, frozen_parts, head_of_section, multi_task, only, refuse
+from ..option_values import number, short, table
+from .deepmd_model import check_section, frozen_parts, head_of_section, multi_task, only, real, refuse, whole
 from .loss import LossConfig, Prefactor
 from .sampling import BatchSize, parse_batch_size
 from .schedules import LearningRateConfig
@@ -52,7 +52,7 @@ def settings_of_input(data: Mapping[str, Any]) -> TrainingConfig:
         learning_rate=_learning_rate(data, training),
         optimizer=_optimizer(data, training),
         freeze=frozen_parts(sections),
-        seed=int(training.get("seed") or 0),
+        seed=whole(training, "seed", 0, "training"),
         output=_output(training),
     )
 
@@ -74,14 +74,27 @@ def _heads(
     heads = {}
     for head, section in sections.items():
         path = f"training.data_dict.{head}"
+        entry = table(data_dict.get(head), path)
+        only(entry, {"training_data", "validation_data"}, path)
         heads[head] = head_of_section(
             section,
             f"model.model_dict.{head}",
-            _data(table(data_dict.get(head), path), path),
+            _data(entry, path),
             _loss(table(losses.get(head, {}), f"loss_dict.{head}"), f"loss_dict.{head}"),
-            float(probabilities.get(head, 0.0 if probabilities else 1.0)),
+            _probability(head, probabilities, table(entry["training_data"], path)),
         )
     return {head: config for head, config in heads.items() if config.probability > 0}
+
+
+def _probability(head: str, probabilities: Mapping[str, Any], data: Mapping[str, Any]) -> float:
+    """What is given for a head; where nothing is given for any, the number of its systems."""
+    if head in probabilities:
+        return number(probabilities[head], f"training.model_prob.{head}", least=0)
+    if probabilities:
+        raise ValueError(f"training.model_prob.{head} is missing; 0 leaves a head out")
+    if isinstance(data["systems"], str):
+        raise ValueError("training.model_prob is missing, and training_data.systems does not say how many there are")
+    return float(len(data["systems"]))
 
 
 def _data(data: Mapping[str, Any], path: str) -> DataConfig:
@@ -89,17 +102,17 @@ def _data(data: Mapping[str, Any], path: str) -> DataConfig:
     train, where = table(data.get("training_data"), f"{path}.training_data"), f"{path}.training_data"
     only(train, known | {"min_pair_dist"}, where)
     refuse(train, where, min_pair_dist=0)
-    valid = table(data.get("validation_data") or {"systems": []}, f"{path}.validation_data")
-    only(valid, known | {"numb_btch", "numb_batch"}, f"{path}.validation_data")
+    valid, where_valid = table(data.get("validation_data") or {"systems": []}, ""), f"{path}.validation_data"
+    only(valid, known | {"numb_btch", "numb_batch"}, where_valid)
     patterns = train.get("rglob_patterns") or [None]
     if len(patterns) > 1:
         raise ValueError(f"{where}.rglob_patterns: one pattern is supported, found {len(patterns)}")
     return DataConfig(
         train=_systems(train, where),
-        valid=_systems(valid, f"{path}.validation_data"),
+        valid=_systems(valid, where_valid),
         batch=_batch(train, where),
-        valid_batch=_batch(valid, f"{path}.validation_data"),
-        valid_batches=int(valid.get("numb_btch", valid.get("numb_batch", 1))),
+        valid_batch=_batch(valid, where_valid),
+        valid_batches=whole(valid, "numb_btch", whole(valid, "numb_batch", 1, where_valid), where_valid),
         system_weights=_system_weights(train, where),
         pattern=patterns[0],
     )
@@ -125,7 +138,7 @@ def _batch(data: Mapping[str, Any], path: str) -> BatchSize:
 def _system_weights(data: Mapping[str, Any], path: str) -> Any:
     weights = data.get("sys_probs", data.get("sys_weights"))
     if weights is not None:
-        return tuple((number, number + 1, float(weight)) for number, weight in enumerate(weights))
+        return tuple((n, n + 1, number(w, f"{path}.sys_probs[{n}]", least=0)) for n, w in enumerate(weights))
     style = str(data.get("auto_prob", data.get("auto_prob_style", "prob_sys_size")))
     kind, _, blocks = style.partition(";")
     if style == "prob_uniform":
@@ -150,16 +163,17 @@ def _loss(data: Mapping[str, Any], path: str) -> LossConfig:
     prefactors = {}
     for quantity, name in _LOSS.items():
         start, limit = _DEFAULTS.get(quantity, (0.0, 0.0))
-        start, limit = data.get(f"start_pref_{quantity}", start), data.get(f"limit_pref_{quantity}", limit)
-        prefactors[name] = Prefactor(float(start), float(limit))
+        start = real(data, f"start_pref_{quantity}", start, path)
+        prefactors[name] = Prefactor(start, real(data, f"limit_pref_{quantity}", limit, path))
     if data.get("loss_func", "mse") not in ("mse", "mae"):
         raise ValueError(f"{path}.loss_func should be mse or mae, found {short(data['loss_func'])}")
-    delta = data.get("huber_delta", 0.01)
+    delta, relative = data.get("huber_delta", 0.01), data.get("relative_f")
+    deltas = delta if isinstance(delta, list) else [delta]
     return LossConfig(
         **prefactors,
         function="huber" if data.get("use_huber", False) else data.get("loss_func", "mse"),
-        huber_delta=tuple(map(float, delta)) if isinstance(delta, list) else (float(delta),),
-        relative_force=data.get("relative_f"),
+        huber_delta=tuple(number(d, f"{path}.huber_delta", least=0) for d in deltas),
+        relative_force=None if relative is None else number(relative, f"{path}.relative_f"),
         force_norm=bool(data.get("f_use_norm", False)),
         intensive=bool(data.get("intensive_ener_virial", False)),
         default_force_weight=1.0 if data.get("use_default_pf", False) else None,
@@ -167,10 +181,10 @@ def _loss(data: Mapping[str, Any], path: str) -> LossConfig:
 
 
 def _steps(training: Mapping[str, Any]) -> int:
-    found = [training[key] for key in _STEPS if key in training]
+    found = [whole(training, key, 0, "training") for key in _STEPS if key in training]
     if not found:
         raise ValueError("training.numb_steps is missing")
-    return int(found[0])
+    return found[0]
 
 
 def _learning_rate(data: Mapping[str, Any], training: Mapping[str, Any]) -> LearningRateConfig:
@@ -181,23 +195,23 @@ def _learning_rate(data: Mapping[str, Any], training: Mapping[str, Any]) -> Lear
     if kind not in own:
         raise ValueError(f"{path}.type {short(kind)} is not supported; supported: {', '.join(own)}")
     only(rate, common | own[kind] | {"scale_by_worker"}, path)
-    start = float(rate.get("start_lr", 1e-3))
-    ratio = rate.get("stop_lr_ratio")
-    stop = start * float(ratio) if ratio is not None else float(rate.get("stop_lr") or 1e-5)
-    warmup = rate.get("warmup_steps", training.get("warmup_steps", 0))
+    start = real(rate, "start_lr", 1e-3, path)
+    by_ratio = rate.get("stop_lr_ratio") is not None
+    stop = start * real(rate, "stop_lr_ratio", 0.0, path) if by_ratio else real(rate, "stop_lr", 1e-5, path)
+    warmup = whole(rate, "warmup_steps", whole(training, "warmup_steps", 0, "training"), path)
     if rate.get("warmup_ratio") is not None:
-        warmup = int(float(rate["warmup_ratio"]) * _steps(training))
+        warmup = int(real(rate, "warmup_ratio", 0.0, path) * _steps(training))
     return LearningRateConfig(
         schedule=kind,
         start=start,
         stop=stop,
-        decay_steps=int(rate.get("decay_steps", 5000)),
-        decay_rate=rate.get("decay_rate"),
+        decay_steps=whole(rate, "decay_steps", 5000, path),
+        decay_rate=None if rate.get("decay_rate") is None else real(rate, "decay_rate", 1.0, path),
         smooth=bool(rate.get("smooth", False)),
-        decay_part=float(rate.get("decay_phase_ratio", 0.1)),
+        decay_part=real(rate, "decay_phase_ratio", 0.1, path),
         decay=rate.get("decay_type", "inverse_linear"),
-        warmup=int(warmup),
-        warmup_start=float(rate.get("warmup_start_factor", 0.0)),
+        warmup=warmup,
+        warmup_start=real(rate, "warmup_start_factor", 0.0, path),
     )
 
 
@@ -207,23 +221,22 @@ def _optimizer(data: Mapping[str, Any], training: Mapping[str, Any]) -> Optimize
     path, kind = ("optimizer.type", section.get("type")) if section else ("training.opt_type", training.get("opt_type"))
     if kind not in (None, "Adam", "AdamW"):
         raise ValueError(f"{path} {short(kind)} is not supported; supported: Adam, AdamW")
-    options = {**training, **section}
-    clip = float(training.get("gradient_max_norm") or 0.0)
+    options, where = {**training, **section}, "optimizer" if section else "training"
     return OptimizerConfig(
         type="adamw" if kind == "AdamW" else "adam",
-        betas=(float(options.get("adam_beta1", 0.9)), float(options.get("adam_beta2", 0.999))),
-        weight_decay=float(options.get("weight_decay", 0.001 if kind == "AdamW" else 0.0)),
-        clip=clip or None,
-        ema=float(training.get("ema_decay", 0.999)) if training.get("enable_ema", False) else None,
+        betas=(real(options, "adam_beta1", 0.9, where), real(options, "adam_beta2", 0.999, where)),
+        weight_decay=real(options, "weight_decay", 0.001 if kind == "AdamW" else 0.0, where),
+        clip=real(training, "gradient_max_norm", 0.0, "training") or None,
+        ema=real(training, "ema_decay", 0.999, "training") if training.get("enable_ema", False) else None,
     )
 
 
 def _output(training: Mapping[str, Any]) -> OutputConfig:
-    every = int(training.get("disp_freq", 1000))
+    every = whole(training, "disp_freq", 1000, "training")
     return OutputConfig(
         checkpoint=str(Path(training.get("save_dir") or ".") / f"{training.get('save_ckpt', 'model.ckpt')}.pt"),
-        save_every=int(training.get("save_freq", 1000)),
-        keep=int(training.get("max_ckpt_keep", 5)),
+        save_every=whole(training, "save_freq", 1000, "training"),
+        keep=whole(training, "max_ckpt_keep", 5, "training"),
         log=str(training.get("disp_file", "lcurve.out")),
         log_every=every,
         validate_every=every,

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from ..option_values import short, table
+from ..option_values import integer, number, short, table
 from .heads import Sharing
 from .loss import LossConfig
 from .options import joined, unknown_key
@@ -33,6 +33,16 @@ def only(data: Mapping[str, Any], known: Any, path: str) -> None:
     for key in data:
         if key not in known and key not in _NO_MATTER and not str(key).startswith("_comment"):
             raise ValueError(unknown_key(path, key, known).replace("not a known key", "not supported"))
+
+
+def real(data: Mapping[str, Any], key: str, default: float, path: str) -> float:
+    """A number of a section; the default where there is none or null."""
+    return default if data.get(key) is None else number(data[key], joined(path, key))
+
+
+def whole(data: Mapping[str, Any], key: str, default: int, path: str) -> int:
+    """An integer of a section; the default where there is none or null."""
+    return default if data.get(key) is None else integer(data[key], joined(path, key), most=10**12)
 
 
 def refuse(data: Mapping[str, Any], path: str, **neutral: Any) -> None:
@@ -91,6 +101,7 @@ def head_of_section(
         probability=probability,
         finetune_head=None if start is None else str(start),
         atomic_energies=_preset(energies, list(model.get("type_map", ())), f"{path}.preset_out_bias"),
+        section=path,
     )
 
 

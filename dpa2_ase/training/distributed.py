@@ -19,6 +19,7 @@ class Processes:
 
     rank: int = 0
     count: int = 1
+    device: str = "cpu"  # of what the processes tell each other
 
     @property
     def is_first(self) -> bool:
@@ -31,6 +32,10 @@ class Processes:
             values = values.clone()
             distributed.all_reduce(values)
         return values
+
+    def any(self, value: bool) -> bool:
+        """Whether something is true of any process."""
+        return bool(self.total(torch.tensor(float(value), device=self.device))) if self.count > 1 else value
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Add up the gradients of all processes, in one message per precision."""
@@ -59,7 +64,7 @@ def join_processes(device: torch.device) -> Processes:
         return Processes()
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Processes(distributed.get_rank(), distributed.get_world_size())
+    return Processes(distributed.get_rank(), distributed.get_world_size(), str(device))
 
 
 def leave_processes() -> None:

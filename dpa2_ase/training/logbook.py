@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from ..checkpoint.writing import replacing
 
 COLUMNS = ("step", "seconds", "learning_rate")
 
@@ -38,9 +39,8 @@ class Logbook:
         writer.writeheader()
         writer.writerows(kept)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_text(text.getvalue())
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(text.getvalue())
         self._before = float(kept[-1]["seconds"]) if kept else 0.0
         self._start = time.perf_counter()
         self._board = _board(tensorboard) if tensorboard else None
@@ -67,7 +67,8 @@ def _rows_up_to(path: Path, step: int) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     with path.open(newline="") as stream:
-        return [row for row in csv.DictReader(stream) if row.get("step", "").isdigit() and int(row["step"]) <= step]
+        rows = [row for row in csv.DictReader(stream) if None not in row.values()]  # whole ones: disks run full
+    return [row for row in rows if row.get("step", "").isdigit() and int(row["step"]) <= step]
 
 
 def _board(folder: str) -> Any:

@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 
 DEFAULT_ATOMS = 32  # DeePMD-kit's meaning of "auto"
+Kind = Literal["frames", "auto", "max"]
+_KINDS: dict[str, Kind] = {"auto": "auto", "max": "max", "mix": "max", "mixed": "frames"}
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,12 @@ class BatchSize:
     so many atoms, one frame at least.
     """
 
-    kind: Literal["frames", "auto", "max"]
+    kind: Kind
     size: int
 
 
 def parse_batch_size(value: str | int, path: str = "batch") -> BatchSize:
-    """Read ``8``, ``auto``, ``auto:N``, ``max:N`` or ``mixed:N`` (N frames).
+    """Read ``8``, ``auto``, ``auto:N``, ``max:N`` (also ``mix:N``, N atoms) or ``mixed:N`` (N frames).
 
     Raises
     ------
@@ -34,12 +36,10 @@ def parse_batch_size(value: str | int, path: str = "batch") -> BatchSize:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return BatchSize("frames", value)
     kind, _, number = str(value).partition(":")
-    if kind in ("auto", "max", "mixed") and (number.isdigit() or (kind == "auto" and not number)):
+    if kind in _KINDS and (number.isdigit() or (kind == "auto" and not number)):
         size = int(number or DEFAULT_ATOMS)
         if size > 0:
-            return (
-                BatchSize("frames", size) if kind == "mixed" else BatchSize("auto" if kind == "auto" else "max", size)
-            )
+            return BatchSize(_KINDS[kind], size)
     raise ValueError(f"{path} {value!r} is not a number of frames, auto, auto:N, max:N or mixed:N")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,6 +54,7 @@ class HeadConfig:
     probability: float = 1.0
     finetune_head: str | None = None  # head of the pretrained model to start from; RANDOM for a new fitting net
     atomic_energies: dict[str, float] = field(default_factory=dict)  # eV: energy biases that are not fitted
+    section: str = "model"  # path of the model section, for messages
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,11 @@ class OutputConfig:
     log_every: int = 100
     validate_every: int = 1000
     tensorboard: str | None = None  # folder
+
+    def __post_init__(self) -> None:
+        for name in ("save_every", "log_every", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"output.{name} should be at least 1, found {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -166,10 +174,7 @@ def read_settings(path: str | Path) -> TrainingConfig:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no settings file {path}")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is neither YAML nor JSON: {error}") from error
+    content = _content(path)
     try:
         if isinstance(content, dict) and "training" in content:
             from .deepmd_input import settings_of_input
@@ -180,6 +185,26 @@ def read_settings(path: str | Path) -> TrainingConfig:
     except ValueError as error:
         raise type(error)(f"{path}: {error}") from None
     return relative_to(config, path.parent)
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-3 as a number, as JSON and YAML 1.2 do."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _content(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            return yaml.load(text, _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is neither YAML nor JSON: {error}") from error
 
 
 def settings_of_table(content: Any, folder: Path = Path()) -> TrainingConfig:

@@ -132,8 +132,7 @@ def _frame_weights(data: DataConfig, entries: list[list[System]]) -> np.ndarray 
 def new_heads(config: TrainingConfig) -> Heads:
     """Models with random weights."""
     potentials = {
-        name: random_potential(head.model, f"heads.{name}.model", config.seed + 1)
-        for name, head in config.heads.items()
+        name: random_potential(head.model, head.section, config.seed + 1) for name, head in config.heads.items()
     }
     heads = Heads(potentials, config.sharing)
     number_heads(heads)

@@ -96,3 +96,15 @@ def _with_tensors(value: Any, archive: TorchArchive) -> Any:
 @dataclass(frozen=True)
 class _Place:
     name: str
+
+
+def keep_newest(path: Path, count: int) -> None:
+    """Remove numbered copies of a checkpoint, ``NAME-STEP.pt``, but for those of the last steps."""
+    numbered = [file for file in path.parent.glob(f"{path.stem}-[0-9]*{path.suffix}") if _step(file) is not None]
+    for file in sorted(numbered, key=lambda file: _step(file) or 0)[:-count]:
+        file.unlink()
+
+
+def _step(path: Path) -> int | None:
+    tail = path.stem.rsplit("-", 1)[-1]
+    return int(tail) if tail.isdigit() else None

@@ -14,6 +14,7 @@ from .. import derivatives
 from ..checkpoint.writing import HeadNotes, write_checkpoint
 from ..kernels.training import TrainableTwin, trainable_obstacle
 from ..model import Potential, Prediction, differentiable
+from .averages import Exchange
 from .difference import STEP, add_gradients, is_truncated, leaves, obstacle
 from .distributed import Processes
 from .frameset import Batch
@@ -26,7 +27,8 @@ from .sampling import Sampler, fixed_batches
 from .schedules import learning_rate
 from .settings import TrainingConfig
 from .setup import HeadData
-from .state import KEY, TrainingState
+from .state import KEY, TrainingState, keep_newest
+from .stopping import stop_requests
 
 
 def predict(potential: Potential, batch: Batch, *, gradient: bool, training: bool) -> Prediction:
@@ -187,27 +189,45 @@ class Trainer:
     # ---- the whole training ------------------------------------------------------------------------------------------
 
     def run(self, *, quiet: bool = False, until: int | None = None) -> None:
-        """Train to the last step (or step `until`), with log, validation and checkpoints on the way."""
+        """Train to the last step (or step `until`), with log, validation and checkpoints on the way.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After Ctrl-C or SIGTERM, when the step is done and stored; the text says how to continue.
+        """
         output, last = self.config.output, min(self.config.steps, until or self.config.steps)
         first = self.processes.is_first
+        Path(output.checkpoint).parent.mkdir(parents=True, exist_ok=True)
         log = Logbook(Path(output.log), self._columns(), self.step_number, output.tensorboard) if first else None
         display = Display(self.step_number, self.config.steps, quiet=quiet or not first)
         try:
-            while self.step_number < last:
-                self.step()
-                display.advance()
-                done = self.step_number
-                if done % output.log_every == 0 or done % output.validate_every == 0 or done == last:
-                    values = self._report(validate=done % output.validate_every == 0 or done == last)
-                    if log is not None:
-                        log.write(done, values)
-                    display.show(done, values)
-                if (done % output.save_every == 0 or done == last) and first:
-                    self.save(Path(output.checkpoint))
+            with stop_requests() as asked:
+                while self.step_number < last:
+                    self.step()
+                    display.advance()
+                    stopped = self.processes.any(asked()) and self.step_number < last
+                    self._after_step(log, display, is_last=self.step_number == last, stores=stopped)
+                    if stopped:
+                        raise KeyboardInterrupt(
+                            f"stopped after step {self.step_number}; continue with --restart {output.checkpoint}"
+                        )
         finally:
             display.close()
             if log is not None:
                 log.close()
+
+    def _after_step(self, log: Logbook | None, display: Display, *, is_last: bool, stores: bool) -> None:
+        """Report and store what is due."""
+        output, done = self.config.output, self.step_number
+        validates = is_last or done % output.validate_every == 0
+        if validates or done % output.log_every == 0:
+            values = self._report(validate=validates)
+            if log is not None:
+                log.write(done, values)
+            display.show(done, values)
+        if self.processes.is_first and (is_last or stores or done % output.save_every == 0):
+            self.save(Path(output.checkpoint))
 
     def _columns(self) -> list[str]:
         parts = [
@@ -247,9 +267,9 @@ class Trainer:
                 errors.add(predict(potential, batch, gradient=has_derivatives, training=False), batch)
         return errors
 
-    def averaged(self) -> _Exchange:
+    def averaged(self) -> Exchange:
         """A context in which the parameters are their running means, if such are kept."""
-        return _Exchange(self.parameters, self.ema)
+        return Exchange(self.parameters, self.ema)
 
     # ---- files -------------------------------------------------------------------------------------------------------
 
@@ -267,9 +287,7 @@ class Trainer:
         if self.config.output.keep:
             numbered = path.with_name(f"{path.stem}-{self.step_number}{path.suffix}")
             write_checkpoint(numbered, heads, step=self.step_number, learning_rate=rate, notes=notes)
-            old = sorted(path.parent.glob(f"{path.stem}-[0-9]*{path.suffix}"), key=_number)
-            for file in old[: -self.config.output.keep]:
-                file.unlink()
+            keep_newest(path, self.config.output.keep)
 
     def _notes(self, name: str) -> HeadNotes:
         observed = sorted({symbol for frame in self.data[name].train.frames for symbol in frame.symbols})
@@ -302,28 +320,3 @@ class Trainer:
         with torch.no_grad():
             for name, mean in self.ema.items():
                 mean.copy_(state.ema[name])
-
-
-def _number(path: Path) -> int:
-    tail = path.stem.rsplit("-", 1)[-1]
-    return int(tail) if tail.isdigit() else -1
-
-
-class _Exchange:
-    """Swap parameters for other values, and back."""
-
-    def __init__(self, parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-        self.pairs = [(parameters[name], value) for name, value in values.items()]
-
-    def __enter__(self) -> None:
-        self._swap()
-
-    def __exit__(self, *error: object) -> None:
-        self._swap()
-
-    def _swap(self) -> None:
-        with torch.no_grad():
-            for parameter, value in self.pairs:
-                kept = parameter.clone()
-                parameter.copy_(value)
-                value.copy_(kept)

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from .batch import evaluate
 
 PROPERTIES = ("energy", "free_energy", "forces", "stress")
+ARRAYS = ("positions", "numbers", "initial_charges", "initial_magmoms")  # what a calculator may look at
 
 
 def in_lockstep(structures: Sequence[Atoms], calc: Any) -> None:
@@ -54,6 +56,14 @@ class Member(Calculator):
         """Stay out of the batches of the others, who need not ask any more whether this structure moved."""
         self.group.remove(self)
 
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """List what changed, as ASE does; its comparison takes longer than the evaluation of a small cell."""
+        if self.atoms is None:
+            return super().check_state(atoms, tol)
+        changes = [name for name in ARRAYS if not _equal(self.atoms.arrays.get(name), atoms.arrays.get(name), tol)]
+        changes += ["cell"] * (not _equal(self.atoms.cell.array, atoms.cell.array, tol))
+        return changes + ["pbc"] * (not np.array_equal(self.atoms.pbc, atoms.pbc))
+
     def calculate(
         self,
         atoms: Atoms | None = None,
@@ -72,3 +82,9 @@ class Member(Calculator):
         found = evaluate(structures, self.shared, self.implemented_properties, optional=["stress"])
         for (member, atoms), results in zip(pairs, found, strict=True):
             member.atoms, member.results = atoms.copy(), dict(results)
+
+
+def _equal(old: np.ndarray | None, new: np.ndarray | None, tol: float) -> bool:
+    if old is None or new is None:
+        return old is new
+    return old.shape == new.shape and bool((np.abs(new - old) <= tol).all())

@@ -120,14 +120,15 @@ class Walker:
     def result(self, original: Atoms, calc: Any) -> Relaxation:
         """What came out, with the constraints of the `original` and the results as its calculator."""
         self.atoms.calc.leave()
+        self.atoms.set_constraint(original.copy().constraints)
         relaxed = self.atoms.copy()
-        relaxed.set_constraint(original.copy().constraints)
         relaxed.calc = SinglePointCalculator(relaxed, **self.atoms.calc.results)
         return self.task.result(
             relaxed,
             converged=self.converged,
             steps=self.optimizer.nsteps,
             initial=self.initial,
+            final=state_of(self.atoms),
             energies=self.energies,
             max_forces=self.max_forces,
             calc=calc,

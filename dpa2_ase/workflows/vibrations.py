@@ -84,7 +84,8 @@ class Vibrations(Result):
                 ax.vlines(chosen, 0, 1, color=plots.COLORS[color], lw=1.6, label=f"{len(chosen)} {label}")
         ax.set(xlabel="wavenumber (1/cm), imaginary ones negative", ylim=(0, 1.25), yticks=[])
         ax.set_title(f"zero-point energy {self.zero_point_energy:.3f} eV")
-        ax.legend(loc="upper right", ncols=2)
+        if ax.get_legend_handles_labels()[0]:  # an atom has no modes
+            ax.legend(loc="upper right", ncols=2)
         return ax
 
 
@@ -231,7 +232,7 @@ def normal_modes(atoms: Atoms, hessian: np.ndarray, moving: np.ndarray) -> tuple
     inner = vectors[len(rigid) :]  # (M, 3F), orthogonal to the rigid motions
     squares, mixing = np.linalg.eigh(inner @ weighted @ inner.T)
     modes = np.zeros((len(squares), len(atoms), 3))
-    modes[:, moving] = ((mixing.T @ inner) / roots).reshape(len(squares), -1, 3)
+    modes[:, moving] = ((mixing.T @ inner) / roots).reshape(len(squares), len(moving), 3)
     return squares, modes, float(np.sqrt(left))
 
 

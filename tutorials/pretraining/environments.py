@@ -8,7 +8,7 @@ and whether it was held out (`part`). Sets under licences that ask for more than
 from __future__ import annotations
 
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -19,9 +19,13 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from errors import is_extreme
 
+sys.path.append(str(Path(__file__).parents[1]))
+from surroundings import QUESTIONS, surroundings  # a folder up
+
 FRAMES_OF_ELEMENT = 20  # of the universal set at least, as far as there are small ones
-MOST_ATOMS = {"held out": 40, "training": 20}  # twice as many with sulfur in the company asked for
-TETRELS = {"Si", "Ge", "Sn"}
+MOST_ATOMS = {"held out": 40, "training": 20}
+COMPOUNDS = 40  # for every kind of neighbors that the tutorial on maps asks about, one frame each
+MOST_ATOMS_ASKED = {"S": 80}  # rare; of other elements as many as in other training frames
 
 
 def main() -> None:
@@ -33,18 +37,31 @@ def main() -> None:
 
 
 def universal(folder: Path) -> Iterator[Atoms]:
-    """Held-out frames, and of the training frames enough of every element; sulfur in different company among them."""
+    """Held-out frames, and of the training frames enough of every element and of every company asked about."""
     counts: Counter[str] = Counter()
+    compounds: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
     for part, file in (("held out", "valid.xyz"), ("training", "train.xyz")):
         frames = sound(read(folder / file, ":"))
         order = np.random.default_rng(0).permutation(len(frames))
-        for atoms in (frames[i] for i in order if len(frames[i]) <= 2 * MOST_ATOMS[part]):
-            elements, is_small = {*atoms.symbols}, len(atoms) <= MOST_ATOMS[part]
-            is_wanted = min(counts[s] for s in elements) < FRAMES_OF_ELEMENT
-            has_company = "S" in elements and ("P" in elements or bool(elements & TETRELS))
-            if (is_small and (part == "held out" or is_wanted)) or has_company:
+        for atoms in (frames[i] for i in order):
+            elements, formula = {*atoms.symbols}, atoms.get_chemical_formula()
+            is_wanted = part == "held out" or min(counts[s] for s in elements) < FRAMES_OF_ELEMENT
+            asked = [kind for kind in companies(atoms) if formula not in compounds[kind]]
+            if (is_wanted and len(atoms) <= MOST_ATOMS[part]) or any(len(compounds[k]) < COMPOUNDS for k in asked):
                 counts.update(elements)
+                for kind in asked:
+                    compounds[kind].add(formula)
                 yield noted(atoms, atoms.info["config_type"], "materials-pbe", part)
+
+
+def companies(atoms: Atoms) -> list[tuple[str, int]]:
+    """Elements that the tutorial asks about, and which of the two kinds of neighbors they have here."""
+    most = dict.fromkeys(QUESTIONS, MOST_ATOMS["training"]) | MOST_ATOMS_ASKED
+    asked = [s for s in QUESTIONS if s in atoms.symbols and len(atoms) <= most[s]]
+    if not asked:
+        return []
+    near, symbols = surroundings([atoms]).near, np.array(atoms.get_chemical_symbols())
+    return [(s, side) for s in asked for side in (0, 1) if {*near[symbols == s]} & QUESTIONS[s][side]]
 
 
 def particular(data: Path) -> Iterator[Atoms]:

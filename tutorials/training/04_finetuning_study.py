@@ -6,7 +6,7 @@
 #
 #     OMP_NUM_THREADS=1 python tutorials/training/04_finetuning_study.py [FRAMES ...] [--model M] [--steps N]
 #
-# Takes about an hour on one core. It can be stopped at any time: what is done is in `finetuning-study.csv` in the
+# Takes about half an hour on one core. It can be stopped at any time: what is done is in `finetuning-study.csv` in the
 # output folder, and not done again. FRAMES are files of your own (what ASE reads, or DeePMD systems).
 
 # %%
@@ -165,6 +165,7 @@ for seed in range(given.seeds):
 
 # %%
 LABELS = {"finetune": ("fine-tuned", "blue"), "scratch": ("from scratch", "orange")}
+TITLES = {"sulfur": "molecules with sulfur, GFN2-xTB", "li3n": "strained α-Li₃N, PBE"}
 UNITS = {"energy": "meV/atom", "forces": "meV/Å", "virial": "meV/atom"}
 panels = iter(plots.subplots(len(results), 2, (8.0, 3.2 * len(results))))
 for name, of_system in results.items():
@@ -176,9 +177,13 @@ for name, of_system in results.items():
             ax.loglog([*found], [np.mean(v) for v in found.values()], "-", label=label, color=plots.COLORS[color])
             for count, values in found.items():
                 ax.loglog([count] * len(values), values, "o", color=plots.COLORS[color], alpha=0.6)
-        ax.set(xlabel="frames", ylabel=f"RMSE of {quantity} ({UNITS[quantity]})", title=name)
+        ax.set(xlabel="frames", ylabel=f"RMSE of {quantity} ({UNITS[quantity]})", title=TITLES.get(name, name))
+        low, high = ax.get_ylim()
+        steps = (1, 2, 5) if high > 8 * low else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+        marks = [m * 10.0**n for n in range(-3, 6) for m in steps if low <= m * 10.0**n <= high]
+        ax.set_yticks(marks, [f"{mark:g}" for mark in marks])
         ax.set_xticks([*found], [str(count) for count in found])
-        ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+        ax.tick_params(which="minor", bottom=False, left=False, labelbottom=False, labelleft=False)
         ax.legend(frameon=False)
 picture(ax, "finetuning-study")
 

@@ -13,7 +13,7 @@ from ...nn.fitting import Fitting
 from ...nn.layers import Dense
 from ...nn.se_atten import BlockOutput
 from ..backward import first_derivatives
-from ..fitting import ATOMS_AT_ONCE, EagerFitting
+from ..fitting import EagerFitting
 from .library import Library, require
 from .structures import DenseWeights, fill
 
@@ -28,7 +28,7 @@ class Layer:
         self.width = reference.weight.shape[1]
         self._keep: list[Tensor] = []
         weight = reference.weight.detach().to(dtype).contiguous()
-        self._weights = fill(
+        self.weights: DenseWeights = fill(
             DenseWeights(),
             self._keep,
             n_in=len(weight),
@@ -44,21 +44,21 @@ class Layer:
     def forward(self, x: Tensor, *, keep: bool) -> tuple[Tensor, Tensor | None]:
         """Output (N, O) of `x` (N, I), contiguous, and what `backward` needs, if it is to be kept."""
         out = torch.empty(len(x), self.width, dtype=self.dtype, device="cpu")
-        active = torch.empty_like(out) if keep and self._weights.is_tanh else None
+        active = torch.empty_like(out) if keep and self.weights.is_tanh else None
         self.write(len(x), x, out, active)
         return out, active
 
     def write(self, n_rows: int, x: Tensor, out: Tensor, active: Tensor | None = None) -> None:
         """Fill the memory of `out` with (N, O) from that of `x`, (N, I); the shapes of these tensors do not matter."""
         self.library["dense", self.dtype](
-            n_rows, byref(self._weights), x.data_ptr(), None if active is None else active.data_ptr(), out.data_ptr()
+            n_rows, byref(self.weights), x.data_ptr(), None if active is None else active.data_ptr(), out.data_ptr()
         )
 
     def backward(self, active: Tensor | None, d_out: Tensor) -> Tensor:
         """Gradient (N, I) by the input from that by the output, contiguous."""
-        d_x = torch.empty(len(d_out), self._weights.n_in, dtype=self.dtype, device="cpu")
+        d_x = torch.empty(len(d_out), self.weights.n_in, dtype=self.dtype, device="cpu")
         self.library["dense_backward", self.dtype](
-            len(d_out), byref(self._weights), None if active is None else active.data_ptr(), d_out.data_ptr(),
+            len(d_out), byref(self.weights), None if active is None else active.data_ptr(), d_out.data_ptr(),
             d_x.data_ptr(),
         )  # fmt: skip
         return d_x
@@ -117,6 +117,7 @@ class CompiledFitting(nn.Module):
         super().__init__()
         self.reference, self.dtype = EagerFitting.from_reference(reference, dtype).reference, dtype
         self.layers = [Layer(layer, dtype, library) for layer in reference.net if isinstance(layer, Dense)]
+        self._net = _Net(self.layers)
 
     @classmethod
     def obstacle(cls, reference: Fitting) -> str | None:
@@ -137,34 +138,38 @@ class CompiledFitting(nn.Module):
         node = descriptor.node.to(self.dtype)
         parts = self.reference.parameter_inputs(graph, fparam, aparam)
         others = torch.cat(parts, dim=1) if parts else None
-        value = _Values.apply(node, self.layers, others)
+        value = _Values.apply(node, self._net, others)
         if self.reference.config.subtracts_vacuum:
-            value = value - _Values.apply(torch.zeros_like(node), self.layers, others)
-        return (value + self.reference.bias_atom_e[graph.types]).double()
+            value = value - _Values.apply(torch.zeros_like(node), self._net, others)
+        return (value + self.reference.bias_atom_e.index_select(0, graph.types)).double()
+
+
+class _Net:
+    """Layers as one array of C structures."""
+
+    def __init__(self, layers: list[Layer]) -> None:
+        self.layers, self.last = layers, layers[-1]
+        self._weights = (DenseWeights * len(layers))(*[layer.weights for layer in layers])
+
+    def write(self, x: Tensor, out: Tensor, slope: Tensor | None) -> None:
+        """Outputs (N, O) for `x` (N, I), and the derivatives (N, I) of their sum over O, if they are wanted."""
+        self.last.library["net", self.last.dtype](
+            len(x), len(self.layers), self._weights, x.data_ptr(), out.data_ptr(),
+            None if slope is None else slope.data_ptr(),
+        )  # fmt: skip
 
 
 class _Values(torch.autograd.Function):
     """Outputs (N, 1) of a net from representations (N, C) and other inputs (N, X); keeps derivatives (N, C)."""
 
     @staticmethod
-    def forward(ctx: Any, node: Tensor, layers: list[Layer], others: Tensor | None) -> Tensor:
-        values, slopes = [node.new_zeros(0, 1)], [node.new_zeros(0, node.shape[1])]
-        for start in range(0, len(node), ATOMS_AT_ONCE):
-            part = slice(start, start + ATOMS_AT_ONCE)
-            x = node[part].detach()
-            x = (x if others is None else torch.cat([x, others[part]], dim=1)).contiguous()
-            kept = []
-            for layer in layers:
-                x, active = layer.forward(x, keep=ctx.needs_input_grad[0])
-                kept.append(active)
-            values.append(x)
-            if ctx.needs_input_grad[0]:
-                slope = torch.ones_like(x)
-                for layer, active in zip(reversed(layers), reversed(kept), strict=True):
-                    slope = layer.backward(active, slope)
-                slopes.append(slope[:, : node.shape[1]])
-        ctx.slope = torch.cat(slopes) if ctx.needs_input_grad[0] else None
-        return torch.cat(values)
+    def forward(ctx: Any, node: Tensor, net: _Net, others: Tensor | None) -> Tensor:
+        x = node.detach()
+        x = (x if others is None else torch.cat([x, others], dim=1)).contiguous()
+        value, slope = x.new_empty(len(x), 1), torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        net.write(x, value, slope)
+        ctx.slope = None if slope is None else slope[:, : node.shape[1]]
+        return value
 
     @staticmethod
     @first_derivatives

@@ -25,7 +25,7 @@ class Geometry:
     def __init__(self, environment: Environment, dtype: torch.dtype, library: Library) -> None:
         self.dtype, self.library = dtype, library
         self._keep: list[Tensor] = []
-        self._options = fill(
+        self.options = fill(
             EnvironmentOptions(),
             self._keep,
             onset=environment.onset,
@@ -43,16 +43,16 @@ class Geometry:
         rows = torch.empty(graph.n_edges, 4, dtype=self.dtype, device="cpu")
         weight = torch.empty(graph.n_edges, dtype=self.dtype, device="cpu")
         self.library["environment", self.dtype](
-            *self._edges(graph, vectors), byref(self._options), rows.data_ptr(), weight.data_ptr(),
+            *self._edges(graph, vectors), byref(self.options), rows.data_ptr(), weight.data_ptr(),
             None if argument is None else argument.data_ptr(),
         )  # fmt: skip
         return rows, weight
 
     def backward(self, graph: AtomicGraph, vectors: Tensor, d_rows: Tensor, d_weight: Tensor) -> Tensor:
         """Gradient by `vectors` (E, 3), float64."""
-        gradient = torch.empty_like(vectors)
+        gradient = torch.zeros_like(vectors)
         self.library["environment_backward", self.dtype](
-            *self._edges(graph, vectors), byref(self._options), d_rows.data_ptr(), d_weight.data_ptr(),
+            *self._edges(graph, vectors), byref(self.options), d_rows.data_ptr(), d_weight.data_ptr(),
             gradient.data_ptr(),
         )  # fmt: skip
         return gradient

@@ -17,19 +17,18 @@ from typing import Any
 
 import torch
 
-INTERFACE = 4  # of kernels.cpp; a library left behind by another version is not used
+INTERFACE = 5  # of kernels.cpp; a library left behind by another version is not used
 FOLDER = Path(__file__).parent
 # what PyTorch says the processor can do -> libraries that run there, best first
 _BEST_FIRST = {"AVX512": ("avx512", "avx2", "baseline"), "AVX2": ("avx2", "baseline")}
 
 # arguments of the C functions: n int64, p pointer, d double; a digit repeats; the number of threads comes last
 _SIGNATURES = {
-    "find_receivers": "n p2 n p",
     "find_near": "n p d2 p3",
     "environment": "n p7",
     "environment_backward": "n p7",
     "moments": "n p4 n p3 d p2",
-    "moments_backward": "n p4 n p3 d p4",
+    "moments_backward": "n p4 n p3 d p3",
     "three_body": "n p5 n p d p2",
     "three_body_backward": "n p5 n p d p3",
     "trained_moments": "n p8",
@@ -38,26 +37,19 @@ _SIGNATURES = {
     "trained_three_body": "n p5 n p d p",
     "trained_three_body_backward": "n p5 n p d p3",
     "trained_three_body_by_table": "n p5 n p d p2",
-    "embed": "n2 p n p3",
-    "embed_backward": "n2 p4 n",
-    "aggregate": "n p2 n2 p6",
-    "aggregate_backward": "n p2 n2 p7 n p6",
-    "pair_update": "n p4 n p5",
-    "pair_update_backward": "n p4 n p7",
-    "node_update": "n p8",
-    "node_update_backward": "n p10",
+    "repformer": "p2 n p5",
+    "repformer_backward": "p2 n p3 n",
+    "descriptor": "p3 n p5",
+    "descriptor_backward": "p3 n p5 n",
     "pair_features": "n p8",
     "pair_features_backward": "n p9",
     "edge_moments": "n p n p3",
     "edge_moments_backward": "n p n p5",
     "attend_neighbors": "n p4",
     "attend_neighbors_backward": "n p4",
-    "embed_weights": "n2 p n p3",
-    "conv_weights": "n p2 n2 p4",
-    "pair_update_weights": "n p4",
-    "node_update_weights": "n p9",
     "dense": "n p4",
     "dense_backward": "n p4",
+    "net": "n2 p4",
     "tanh": "n p",
     "exp": "n p",
 }

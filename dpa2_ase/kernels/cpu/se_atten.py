@@ -53,7 +53,7 @@ class CompiledSeAtten(nn.Module):
         block = self.reference
         type_embedding = type_embedding.to(block.environment.mean.dtype)
         hood = neighborhood(graph, block.config.rcut, block.config.nsel, block.excluded)
-        plan = self._plan(self.tabulated.plan(graph.types, type_embedding))
+        plan = self.plan(graph.types, type_embedding)
         if self.layers:
             attended = attended_moments(self, hood, plan, type_embedding)
             if attended is None:
@@ -64,7 +64,9 @@ class CompiledSeAtten(nn.Module):
             return self.tabulated(graph, type_embedding)
         return block.output(moment, hood, type_embedding)
 
-    def _plan(self, plan: PairPlan) -> PlanOfKernels:
+    def plan(self, types: Tensor, type_embedding: Tensor) -> PlanOfKernels:
+        """Tables for the elements among `types` (N,); built when they first appear."""
+        plan = self.tabulated.plan(types, type_embedding)
         if self._latest is None or self._latest.plan is not plan:
             self._latest = PlanOfKernels(plan, self.library.vector_bytes // self.dtype.itemsize)
         return self._latest
@@ -112,12 +114,11 @@ class _Moments(torch.autograd.Function):
     def backward(ctx: Any, d_moment: Tensor, _: None) -> Any:
         twin, graph, (vectors, argument, rows, switch) = ctx.twin, ctx.graph, ctx.arrays
         d_moment = d_moment.to(twin.dtype).contiguous()
-        d_rows, d_argument, d_weight = torch.empty_like(rows), torch.empty_like(switch), torch.zeros_like(switch)
+        d_rows, d_weight = torch.empty_like(rows), torch.zeros_like(switch)
         twin.library["moments_backward", twin.dtype](
             *edges_of(graph), byref(ctx.plan.features), 4, rows.data_ptr(), argument.data_ptr(), switch.data_ptr(), 1.0,
-            d_moment.data_ptr(), d_rows.data_ptr(), d_argument.data_ptr(), d_weight.data_ptr(),
+            d_moment.data_ptr(), d_rows.data_ptr(), d_weight.data_ptr(),
         )  # fmt: skip
-        d_rows[:, 0] += d_argument
         if not twin.reference.config.smooth:
             d_weight.zero_()
         return twin.geometry.backward(graph, vectors, d_rows, d_weight), None, None, None

@@ -33,16 +33,16 @@ class Near(ctypes.Structure):
     _fields_ = _fields(pointers="offsets center neighbor vectors lengths index")
 
 
-class EdgeArrays(ctypes.Structure):
-    """edges.hpp."""
+class Arena(ctypes.Structure):
+    """arena.hpp."""
 
-    _fields_ = [*_fields(pointers="g direction"), ("stride", _NUMBER), *_fields(pointers="weight mean moment")]
+    _fields_ = [("data", _POINTER), ("used", _NUMBER)]
 
 
-class Receivers(ctypes.Structure):
-    """edges.hpp."""
+class Edges(ctypes.Structure):
+    """repformer.hpp."""
 
-    _fields_ = _fields(pointers="order target first count")
+    _fields_ = _fields("n_atoms", pointers="offsets neighbor types vectors index")
 
 
 class PairWeights(ctypes.Structure):
@@ -54,16 +54,6 @@ class PairWeights(ctypes.Structure):
         "weight weight_t bias scale query_key query_key_t value_output value_output_t output_bias "
         "norm_scale norm_shift",
     )
-
-
-class PairArrays(ctypes.Structure):
-    """pairs_backward.hpp."""
-
-    _fields_ = [
-        *_fields(pointers="g direction"),
-        ("stride", _NUMBER),
-        *_fields(pointers="weight n_dead kept_z kept_rstd d d_direction d_weight"),
-    ]
 
 
 class AttentionWeights(ctypes.Structure):
@@ -110,6 +100,34 @@ class NodeWeights(ctypes.Structure):
     )
 
 
+class LayerWeights(ctypes.Structure):
+    """repformer.hpp."""
+
+    _fields_ = [("node", NodeWeights), ("pair", PairWeights), *_fields(pointers="conv conv_t")]
+
+
+class RepformerWeights(ctypes.Structure):
+    """repformer.hpp."""
+
+    _fields_ = [
+        *_fields("n_layers pair_channels channels n_slots root"),
+        ("environment", EnvironmentOptions),
+        *_fields(pointers="embedding_weight embedding_bias layers"),
+    ]
+
+
+class LayerGradients(ctypes.Structure):
+    """repformer.hpp."""
+
+    _fields_ = [("pair", BlockSums), ("conv", BlockSums), ("node", NodeWeightGradients)]
+
+
+class RepformerGradients(ctypes.Structure):
+    """repformer.hpp."""
+
+    _fields_ = [*_fields(pointers="d_node d_moment d_start vectors layers"), ("embedding", BlockSums)]
+
+
 class DenseWeights(ctypes.Structure):
     """dense.hpp."""
 
@@ -134,6 +152,26 @@ class ThreeBodyOptions(ctypes.Structure):
     _fields_ = [("table", Table), ("bend", _REAL), ("factor", _POINTER)]
 
 
+class InitializerWeights(ctypes.Structure):
+    """descriptor.hpp."""
+
+    _fields_ = [
+        *_fields("n_slots axis n_triple three_slots"),
+        ("environment", EnvironmentOptions),
+        ("three_environment", EnvironmentOptions),
+        ("features", Features),
+        ("three_body", ThreeBodyOptions),
+        ("to_node", DenseWeights),
+        ("type_rows", _POINTER),
+    ]
+
+
+class DescriptorEdges(ctypes.Structure):
+    """descriptor.hpp."""
+
+    _fields_ = [(name, ctypes.POINTER(Edges)) for name in ("repinit", "three_body", "repformer")]
+
+
 class TrainedFeatures(ctypes.Structure):
     """table_gradients.hpp."""
 
@@ -142,7 +180,11 @@ class TrainedFeatures(ctypes.Structure):
     )
 
 
-def fill(structure: ctypes.Structure, keep: list[Tensor], **values: float | Tensor | ctypes.Structure | None) -> Any:
+def fill(
+    structure: ctypes.Structure,
+    keep: list[Tensor],
+    **values: float | Tensor | ctypes.Structure | ctypes.c_void_p | None,
+) -> Any:
     """Set fields; tensors become their addresses and are kept alive in `keep`."""
     for name, value in values.items():
         if isinstance(value, Tensor):

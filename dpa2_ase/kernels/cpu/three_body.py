@@ -29,7 +29,7 @@ class CompiledThreeBody(nn.Module):
         self.reference, self.dtype, self.library = reference, dtype, library
         self.tabulated = TabulatedThreeBody.from_reference(reference, dtype)
         self.geometry = Geometry(reference.environment, dtype, library)
-        self._latest: _PlanOfKernels | None = None  # `tabulated` remembers the costly part of others
+        self._latest: TriplePlans | None = None  # `tabulated` remembers the costly part of others
 
     @classmethod
     def obstacle(cls, reference: ThreeBody) -> str | None:
@@ -48,17 +48,19 @@ class CompiledThreeBody(nn.Module):
         block = self.reference
         type_embedding = type_embedding.to(block.environment.mean.dtype)
         hood = neighborhood(graph, block.config.rcut, block.config.nsel, block.excluded)
-        plan = self._plan(self.tabulated.plan(graph.types, type_embedding))
+        plan = self.plan(graph.types, type_embedding)
         sums, outside = _Sums.apply(hood.graph.vectors, self, hood.graph, plan)
         return self.tabulated(graph, type_embedding) if outside else sums[:, : block.width]
 
-    def _plan(self, plan: TriplePlan) -> _PlanOfKernels:
+    def plan(self, types: Tensor, type_embedding: Tensor) -> TriplePlans:
+        """Tables for the elements among `types` (N,); built when they first appear."""
+        plan = self.tabulated.plan(types, type_embedding)
         if self._latest is None or self._latest.plan is not plan:
-            self._latest = _PlanOfKernels(plan, self.library.vector_bytes // self.dtype.itemsize // 2)
+            self._latest = TriplePlans(plan, self.library.vector_bytes // self.dtype.itemsize // 2)
         return self._latest
 
 
-class _PlanOfKernels:
+class TriplePlans:
     """The C structure of a plan and the tensors it points to; `lanes` of a half vector."""
 
     def __init__(self, plan: TriplePlan, lanes: int) -> None:
@@ -74,7 +76,7 @@ class _Sums(torch.autograd.Function):
     """Sums over pairs (N, R) from edge vectors (E, 3), and the number of pairs that are outside of the tables."""
 
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, twin: CompiledThreeBody, graph: AtomicGraph, plan: _PlanOfKernels) -> Any:
+    def forward(ctx: Any, vectors: Tensor, twin: CompiledThreeBody, graph: AtomicGraph, plan: TriplePlans) -> Any:
         vectors = vectors.detach()
         rows, weight = twin.geometry.forward(graph, vectors)
         switch = weight if twin.reference.config.smooth else torch.ones_like(weight)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
 
-from ...hdf5 import open_hdf5
+from ...hdf5 import new_hdf5, open_hdf5
+from .databases import SUFFIXES as DATABASE_SUFFIXES
+from .databases import read_database, write_database
 from .extxyz import write_extxyz
 from .frames import Frame, LabelKeys, atoms_of_frame, frame_of_atoms
 from .stores import Folder, HDF5Group, Store
 from .systems import in_order, is_system, read_system, type_map, write_systems
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
 Format = Literal["deepmd-npy", "deepmd-mixed", "deepmd-hdf5", "deepmd-lmdb"]
@@ -69,7 +76,7 @@ def read_systems(
     text = str(path)
     file, _, group = text.partition("#")
     if Path(file).suffix in HDF5_SUFFIXES and Path(file).is_file():
-        with open_hdf5(Path(file)) as opened:
+        with _opened(file) as opened:
             root = opened[group] if group.strip("/") else opened
             return _stored(_below_group(HDF5Group(root, file)), names, text)
     if Path(text).is_dir():
@@ -80,6 +87,13 @@ def read_systems(
             return [System(text, frames, known)]
         return _stored(_below_folder(Path(text), pattern), names, text)
     return [System(text, _read_ase(text, keys))]
+
+
+def _opened(file: str) -> Any:
+    try:
+        return open_hdf5(Path(file))
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read as HDF5: {error}") from error
 
 
 def _stored(stores: list[Store], names: Sequence[str] | None, path: str) -> list[System]:
@@ -103,21 +117,30 @@ def _below_group(group: HDF5Group) -> list[Store]:
 
 
 def _read_ase(path: str, keys: LabelKeys | None) -> list[Frame]:
-    from ase.io import read
-
     if not Path(path).exists() and not Path(path.rpartition("@")[0]).is_file():
         raise FileNotFoundError(f"no file or folder {path}")
     try:
-        found = read(path, index=":", do_not_split_by_at_sign=True) if Path(path).exists() else read(path)
+        found = _structures(path)
     except Exception as error:  # ASE's readers fail in their own ways
         raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
     frames = []
-    for number, atoms in enumerate(found if isinstance(found, list) else [found]):
+    for number, atoms in enumerate(found):
         try:
             frames.append(frame_of_atoms(atoms, keys))
         except ValueError as error:
             raise ValueError(f"{path}, frame {number}: {error}") from error
     return frames
+
+
+def _structures(path: str) -> list[Atoms]:
+    from ase.io import read
+
+    exists = Path(path).exists()
+    file, _, index = (path, "", ":") if exists else path.rpartition("@")
+    if Path(file).suffix in DATABASE_SUFFIXES:
+        return read_database(Path(file), index)
+    found: Any = read(path, index=":", do_not_split_by_at_sign=True) if exists else read(path)
+    return found if isinstance(found, list) else [found]
 
 
 def write_frames(
@@ -128,7 +151,7 @@ def write_frames(
     type_map: Sequence[str] | None = None,
     names: Mapping[str, str] | None = None,
 ) -> None:
-    """Write frames to a new file or folder.
+    """Write frames to a new file or folder, which is complete or not there.
 
     Parameters
     ----------
@@ -142,6 +165,15 @@ def write_frames(
         Order of the types in DeePMD formats.
     names
         For ASE: chemical elements for names of the type map that are none.
+
+    Raises
+    ------
+    FileExistsError, FileNotFoundError
+        The target exists, or its folder does not.
+    OSError
+        The disk is full.
+    ValueError
+        The format cannot hold the frames.
     """
     target = Path(path)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
@@ -149,11 +181,33 @@ def write_frames(
     if not target.resolve().parent.is_dir():
         raise FileNotFoundError(f"no folder {target.resolve().parent} to write {target.name} to")
     kind = format or _format_of(target)
+    with _whole(target) as place:
+        _write(place, frames, kind, type_map, names)
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A place for a file or folder that becomes `target` when all went well; else nothing is left of it."""
+    try:
+        with TemporaryDirectory(prefix=f".{target.name}.", suffix=".part", dir=target.resolve().parent) as folder:
+            place = Path(folder) / target.name
+            yield place
+            os.replace(place, target)
+    except OSError as error:
+        raise OSError(f"{target} cannot be written: {error}") from error
+
+
+def _write(
+    target: Path,
+    frames: Sequence[Frame],
+    kind: str,
+    type_map: Sequence[str] | None,
+    names: Mapping[str, str] | None,
+) -> None:
     if kind in ("deepmd-npy", "deepmd-mixed"):
         write_systems(Folder(target), frames, names=type_map, mixed=True if kind == "deepmd-mixed" else None)
     elif kind == "deepmd-hdf5":
-        with ExitStack() as stack:
-            opened = stack.enter_context(open_hdf5(target, "w"))
+        with new_hdf5(target) as opened:
             write_systems(HDF5Group(opened, str(target)), frames, names=type_map)
     elif kind == "deepmd-lmdb":
         from .lmdb import write_lmdb
@@ -179,6 +233,8 @@ def _write_ase(target: Path, frames: Sequence[Frame], kind: str, names: Mapping[
     found = filetype(str(target), read=False) if kind == "ase" else kind
     if found == "extxyz":
         write_extxyz(target, structures)
+    elif found in ("db", "json"):
+        write_database(target, structures, found)
     else:
         write(target, structures, format=found)
 

@@ -47,11 +47,21 @@ def read_lmdb(path: Path, names: Sequence[str] | None = None) -> tuple[list[Fram
     Raises
     ------
     ValueError
-        When the data set is incomplete; the message names the frame.
+        When the data set is damaged or incomplete; the message names the frame.
     """
     lmdb, msgpack = _modules()
+    try:
+        return _read(path, names, lmdb, msgpack)
+    except (lmdb.Error, msgpack.UnpackException, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or no DeePMD data set ({type(error).__name__}: {error})") from error
+
+
+def _read(path: Path, names: Sequence[str] | None, lmdb: Any, msgpack: Any) -> tuple[list[Frame], tuple[str, ...]]:
     frames = []
     with lmdb.open(str(path), readonly=True, lock=False, subdir=True) as environment, environment.begin() as read:
+        needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        if (path / "data.mdb").stat().st_size < needed:  # reading beyond its end kills the process
+            raise ValueError(f"{path / 'data.mdb'} is cut off: it should have {needed} bytes")
         stored = read.get(_METADATA)
         if stored is None:
             raise ValueError(f"{path} is no DeePMD data set: it has no record __metadata__")
@@ -92,6 +102,13 @@ def _array(value: Any, where: str) -> np.ndarray:
 def write_lmdb(path: Path, frames: Sequence[Frame], type_map: Sequence[str] | None = None) -> None:
     """Write a new data set; `type_map` defaults to the elements in the order of their appearance."""
     lmdb, msgpack = _modules()
+    try:
+        _write(path, frames, type_map, lmdb, msgpack)
+    except lmdb.Error as error:
+        raise OSError(str(error)) from error
+
+
+def _write(path: Path, frames: Sequence[Frame], type_map: Sequence[str] | None, lmdb: Any, msgpack: Any) -> None:
     known = list(type_map) if type_map is not None else list(dict.fromkeys(s for f in frames for s in f.symbols))
     unknown = sorted({s for frame in frames for s in frame.symbols} - set(known))
     if unknown:

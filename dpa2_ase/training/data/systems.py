@@ -65,7 +65,10 @@ def read_system(store: Store, names: Sequence[str] | None = None) -> list[Frame]
         When files are missing or shapes disagree; the message names the file.
     """
     known = type_map(store) or list(names or ())
-    types = np.array([int(word) for word in store.words("type.raw")], dtype=np.int64)
+    words = store.words("type.raw")
+    if not all(word.removeprefix("-").isdigit() for word in words):
+        raise ValueError(f"{store.name}/type.raw should hold one index into the type map per atom, found {words[:3]}")
+    types = np.array([int(word) for word in words], dtype=np.int64)
     has_nopbc = "nopbc" in store.names()
     frames: list[Frame] = []
     sets = [name for name in store.names() if name.startswith("set.")]

@@ -26,7 +26,7 @@ template <class F> inline int64_t padded(int64_t n) {  // up to a whole number o
 // g = tanh(x W + b), (E, P) from x (E,) with a stride
 template <class F>
 bool embed(int64_t n_edges, int64_t P, const F* x, int64_t stride, const F* weight, const F* bias, F* g, int threads) {
-  return parallel(n_edges, 512, threads, [=](int64_t begin, int64_t end, Scratch&) {
+  return parallel(n_edges, 128, threads, [=](int64_t begin, int64_t end, Scratch&) {
     for (int64_t e = begin; e < end; e++)
       for (int64_t c = 0; c < P; c++) g[e * P + c] = x[e * stride] * weight[c] + bias[c];
     tanh_in_place(g + begin * P, (end - begin) * P);
@@ -36,7 +36,7 @@ bool embed(int64_t n_edges, int64_t P, const F* x, int64_t stride, const F* weig
 template <class F>
 bool embed_backward(int64_t n_edges, int64_t P, const F* g, const F* d_g, const F* weight, F* d_x, int64_t stride,
                     int threads) {
-  return parallel(n_edges, 512, threads, [=](int64_t begin, int64_t end, Scratch&) {
+  return parallel(n_edges, 128, threads, [=](int64_t begin, int64_t end, Scratch&) {
     for (int64_t e = begin; e < end; e++) {
       F total = 0;
       const F *y = g + e * P, *d = d_g + e * P;
@@ -51,7 +51,7 @@ template <class F> struct EdgeArrays {  // of the whole graph
   const F *direction;  // (E, 3), rows `stride` apart
   int64_t stride;
   const F *weight;     // (E,)
-  const F *mean, *moment;  // (N,) divisors, inverted
+  F mean, moment;      // divisors, inverted
 };
 
 // A (n, ld) = [w g | w h | 0]
@@ -87,14 +87,14 @@ bool aggregate(const Csr& csr, int64_t P, int64_t G, const EdgeArrays<F>& x, con
         for (int64_t c = 0; c < G; c++) out[c] = 0;
         for (int64_t a = 0; a < P; a++)
           for (int64_t c = 0; c < G; c++) out[c] += X[a * G + c] * conv_weight[a * G + c];
-        for (int64_t c = 0; c < G; c++) out[c] *= x.mean[i];
+        for (int64_t c = 0; c < G; c++) out[c] *= x.mean;
       }
       if (node_moment)
-        for (int64_t c = 0; c < 3 * G; c++) node_moment[i * 3 * G + c] = x.moment[i] * X[P * G + c];
+        for (int64_t c = 0; c < 3 * G; c++) node_moment[i * 3 * G + c] = x.moment * X[P * G + c];
       if (edge_moment) {
         F* out = edge_moment + i * 3 * P;
         product<false>(3, P, n, Strided<F>{A + P, 1, ld}, Rows<F>{x.g + e0 * P, P}, out, P);
-        for (int64_t c = 0; c < 3 * P; c++) out[c] *= x.moment[i];
+        for (int64_t c = 0; c < 3 * P; c++) out[c] *= x.moment;
       }
     }
   });
@@ -177,14 +177,14 @@ bool aggregate_backward(const Csr& csr, int64_t P, int64_t G, const EdgeArrays<F
       for (int64_t i = first_atom + begin; i < first_atom + end; i++) {
         const int64_t e0 = csr.offsets[i], n = csr.degree(i);
         weighted(n, e0, P, ld, x, A);
-        spread(P, G, ld, d_conv ? d_conv + i * G : nullptr, x.mean[i], conv_weight, conv_weight_t, d_X, d_Xt);
-        for (int64_t c = 0; c < 3 * G; c++) d_X[P * G + c] = d_node_moment ? d_node_moment[i * 3 * G + c] * x.moment[i] : 0;
+        spread(P, G, ld, d_conv ? d_conv + i * G : nullptr, x.mean, conv_weight, conv_weight_t, d_X, d_Xt);
+        for (int64_t c = 0; c < 3 * G; c++) d_X[P * G + c] = d_node_moment ? d_node_moment[i * 3 * G + c] * x.moment : 0;
         for (int64_t c = 0; c < G; c++) {
           F* row = d_Xt + c * ld + P;
           for (int64_t a = 0; a < 3; a++) row[a] = d_X[(P + a) * G + c];
           for (int64_t a = 3; a < ld - P; a++) row[a] = 0;
         }
-        for (int64_t c = 0; c < 3 * P; c++) d_H[c] = d_edge_moment ? d_edge_moment[i * 3 * P + c] * x.moment[i] : 0;
+        for (int64_t c = 0; c < 3 * P; c++) d_H[c] = d_edge_moment ? d_edge_moment[i * 3 * P + c] * x.moment : 0;
         product<false>(n, G, P + 3, Strided<F>{A, ld, 1}, Rows<F>{d_X, G}, messages + (e0 - first_edge) * G, G);
         product<false>(n, d_weight ? ld : padded<F>(P), G, Gathered<F>{node, csr.neighbor + e0, G}, Rows<F>{d_Xt, ld}, d_A,
                        ld);
@@ -205,7 +205,7 @@ bool aggregate_backward(const Csr& csr, int64_t P, int64_t G, const EdgeArrays<F
       }
     });
     if (!good) return false;
-    good = parallel(receivers.count[k], 16, threads, [&](int64_t begin, int64_t end, Scratch& scratch) {
+    good = parallel(receivers.count[k], 4, threads, [&](int64_t begin, int64_t end, Scratch& scratch) {
       scratch.begin(sizeof(F) * G);
       F* sum = scratch.take<F>(G);
       const int64_t *first = receivers.first + first_edge + k, *target = receivers.target + first_edge;

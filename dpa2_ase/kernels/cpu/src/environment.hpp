@@ -27,7 +27,7 @@ struct Radial {  // of one edge: switch w, 1 / (r + protection), and their deriv
 template <class F>
 bool environment(int64_t n_atoms, const int64_t* offsets, const int64_t* types, const double* vectors,
                  const EnvironmentOptions& o, F* rows, F* weight, double* argument, int threads) {
-  return parallel(n_atoms, 32, threads, [=](int64_t begin, int64_t end, Scratch&) {
+  return parallel(n_atoms, 8, threads, [=](int64_t begin, int64_t end, Scratch&) {
     for (int64_t i = begin; i < end; i++) {
       const double *mean = o.mean + 4 * types[i], *scale = o.inverse_std + 4 * types[i];
       for (int64_t e = offsets[i]; e < offsets[i + 1]; e++) {
@@ -44,12 +44,13 @@ bool environment(int64_t n_atoms, const int64_t* offsets, const int64_t* types, 
   });
 }
 
-// gradient (E, 3) = d/d vectors of a function with derivatives d_rows (E, 4) and d_weight (E,)
+// gradient (E, 3) = d/d vectors of a function with derivatives d_rows (E, 4) and d_weight (E,) is added to; with `index`
+// (E,), the places of the edges in a longer list, to that of that list.
 template <class F>
 bool environment_backward(int64_t n_atoms, const int64_t* offsets, const int64_t* types, const double* vectors,
-                          const EnvironmentOptions& o, const F* d_rows, const F* d_weight, double* gradient,
-                          int threads) {
-  return parallel(n_atoms, 32, threads, [=](int64_t begin, int64_t end, Scratch&) {
+                          const EnvironmentOptions& o, const F* d_rows, const F* d_weight, const int64_t* index,
+                          double* gradient, int threads) {
+  return parallel(n_atoms, 8, threads, [=](int64_t begin, int64_t end, Scratch&) {
     for (int64_t i = begin; i < end; i++) {
       const double* scale = o.inverse_std + 4 * types[i];
       for (int64_t e = offsets[i]; e < offsets[i + 1]; e++) {
@@ -63,7 +64,8 @@ bool environment_backward(int64_t n_atoms, const int64_t* offsets, const int64_t
           along += b[k] * d[k];
         }
         double radial = double(d_rows[4 * e]) * scale[0] * s_slope + along * a_slope + double(d_weight[e]) * q.slope;
-        for (int k = 0; k < 3; k++) gradient[3 * e + k] = a * b[k] + radial * d[k] / q.r;
+        double* to = gradient + 3 * (index ? index[e] : e);
+        for (int k = 0; k < 3; k++) to[k] += a * b[k] + radial * d[k] / q.r;
       }
     }
   });

@@ -30,7 +30,7 @@ inline void start_rows(int64_t n_atoms, int64_t* offsets) {  // from numbers to 
 // Those shorter than `cutoff`, and among them those not longer than `inner`; `lengths` has room for all of the list.
 inline bool find_near(int64_t n_atoms, const Listed& list, double cutoff, double inner, double* lengths,
                       const Near& all, const Near& close, int threads) {
-  constexpr int64_t grain = 64;
+  constexpr int64_t grain = 16;
   const bool counted = parallel(n_atoms, grain, threads, [&](int64_t begin, int64_t end, Scratch&) {
     for (int64_t i = begin; i < end; i++) {
       int64_t n_all = 0, n_close = 0;

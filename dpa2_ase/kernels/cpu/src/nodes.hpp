@@ -15,7 +15,8 @@ template <class F> struct NodeWeights {
   int64_t width() const { return axis * (P * has_edge_moment + G * has_node_moment); }
 };
 
-constexpr int64_t kAtomsAtOnce = 24;
+// Rows that share what is read of the weights; of few atoms, so that several threads have work.
+inline int64_t atoms_at_once(int64_t n_atoms) { return std::min<int64_t>(24, (n_atoms / 2 + 5) / 6 * 6); }
 
 template <class F> inline void symmetrize(int64_t axis, int64_t width, const F* H, F* out) {
   for (int64_t b = 0; b < axis; b++)
@@ -64,7 +65,7 @@ template <class F>
 bool node_update(int64_t n_atoms, const NodeWeights<F>& y, const F* node, const F* conv, const F* edge_moment,
                  const F* node_moment, F* update, F* self, F* out, int threads) {
   const int64_t G = y.G, Z = y.width();
-  return parallel(n_atoms, kAtomsAtOnce, threads, [&](int64_t begin, int64_t end, Scratch& scratch) {
+  return parallel(n_atoms, atoms_at_once(n_atoms), threads, [&](int64_t begin, int64_t end, Scratch& scratch) {
     const int64_t n = end - begin;
     scratch.begin(sizeof(F) * n * (Z + 2 * G));
     F *z = scratch.take<F>(n * Z), *t = scratch.take<F>(n * G), *s = scratch.take<F>(n * G);
@@ -89,7 +90,7 @@ bool node_update_backward(int64_t n_atoms, const NodeWeights<F>& y, const F* nod
                           const F* node_moment, const F* update, const F* self, F* d, F* d_conv, F* d_edge_moment, F* d_node_moment,
                           int threads) {
   const int64_t P = y.P, G = y.G, Z = y.width();
-  return parallel(n_atoms, kAtomsAtOnce, threads, [&](int64_t begin, int64_t end, Scratch& scratch) {
+  return parallel(n_atoms, atoms_at_once(n_atoms), threads, [&](int64_t begin, int64_t end, Scratch& scratch) {
     const int64_t n = end - begin;
     scratch.begin(sizeof(F) * n * (Z + 2 * G));
     F *d_z = scratch.take<F>(n * Z), *d_t = scratch.take<F>(n * G), *d_s = scratch.take<F>(n * G);

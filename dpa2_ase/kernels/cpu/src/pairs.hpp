@@ -157,7 +157,7 @@ template <class F> inline void dense_tanh(int64_t n, const F* g, const PairWeigh
 // `kept_z` (E, P) and `kept_rstd` (E,), if not null, save the backward pass two of its products.
 template <class F>
 bool pair_update(const Csr& csr, const PairWeights<F>& y, const F* g, const F* direction, int64_t stride,
-                 const F* weight, const F* n_dead, F* out, F* kept_z, F* kept_rstd, int threads) {
+                 const F* weight, int64_t n_slots, F* out, F* kept_z, F* kept_rstd, int threads) {
   const int64_t most = csr.max_degree(), P = y.P;
   return parallel(csr.n_atoms, 4, threads, [&](int64_t begin, int64_t end, Scratch& scratch) {
     scratch.begin(sizeof(F) * (PairAttentionOfOne<F>::size(most, y) + most * P));
@@ -174,7 +174,7 @@ bool pair_update(const Csr& csr, const PairWeights<F>& y, const F* g, const F* d
         for (int64_t c = 0; c < P; c++) fresh[j * P + c] = keep * old[j * P + c] + y.scale[c] * t[j * P + c];
       if (!y.H) continue;
       one.geometry(n, direction + e0 * stride, stride, weight + e0);
-      one.attend(old, y, n_dead[i]);
+      one.attend(old, y, F(n_slots - n));
       one.mix(old, y);
       for (int64_t j = 0; j < n; j++)
         for (int64_t c = 0; c < P; c++) fresh[j * P + c] += y.norm_scale[c] * one.z[j * P + c] + y.norm_shift[c];

@@ -21,7 +21,9 @@ template <class F> struct PairWeightGradients {
 template <class F> struct PairArrays {  // of the whole graph, as in `pair_update`; gradients that are null are not wanted
   const F *g, *direction;
   int64_t stride;
-  const F *weight, *n_dead, *kept_z, *kept_rstd;
+  const F* weight;
+  int64_t n_slots;
+  const F *kept_z, *kept_rstd;
   F *d;  // (E, P) gradient by g', becomes that by g
   F *d_direction, *d_weight;
 };
@@ -204,6 +206,6 @@ bool pair_update_backward(const Csr& csr, const PairWeights<F>& y, const PairArr
     scratch.begin(sizeof(F) * PairBackward<F>::size(most, y));
     PairBackward<F> backward(scratch, most, y, x);
     for (int64_t i = begin; i < end; i++)
-      if (csr.degree(i)) backward.center(csr.offsets[i], csr.degree(i), x.n_dead[i], nullptr);
+      if (csr.degree(i)) backward.center(csr.offsets[i], csr.degree(i), F(x.n_slots - csr.degree(i)), nullptr);
   });
 }

@@ -72,27 +72,30 @@ template <> struct Constants<double> {
   static constexpr double log2e = 1.4426950408889634, ln2_high = 0.693147180369123816490, ln2_low = 1.90821492927058770002e-10;
   static constexpr double shift = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to a whole number
   static constexpr double lowest = -708.0, highest = 709.0;
-  static constexpr int mantissa = 52, bias = 1023, order = 12;
+  static constexpr int mantissa = 52, bias = 1023;
+  // (e^r - 1) / r from the highest power on, closest for |r| <= ln 2 / 2: to 2e-17, in float to 1.4e-8
+  static constexpr double series[] = {2.5161366661862174e-8, 2.7628230827177907e-7, 2.7557116889701515e-6,
+                                      2.4801499751986907e-5, 1.9841269986932075e-4, 1.3888888936179933e-3,
+                                      8.3333333332932171e-3, 4.1666666666562414e-2, 1.6666666666666696e-1, 0.5, 1.0};
 };
 template <> struct Constants<float> {
   static constexpr float log2e = 1.44269504f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
   static constexpr float shift = 12582912.0f;  // 1.5 * 2^23
   static constexpr float lowest = -87.0f, highest = 88.0f;
-  static constexpr int mantissa = 23, bias = 127, order = 7;
+  static constexpr int mantissa = 23, bias = 127;
+  static constexpr float series[] = {1.388252144e-3f, 8.366520581e-3f, 4.166719986e-2f, 0.1666654362f, 0.4999999815f, 1.0f};
 };
 
-// x = k ln 2 + r: returns (e^r - 1) and 2^k. NaN stays NaN.
+// x = k ln 2 + r: returns (e^r - 1) and 2^k; x not beyond where 2^k is a normal number. NaN stays NaN.
 template <class F> INLINE void split_exponent(Full<F> x, Full<F>& small, Full<F>& power) {
   typedef Constants<F> K;
-  x = x < K::lowest ? broadcast<F>(K::lowest) : x;
-  x = x > K::highest ? broadcast<F>(K::highest) : x;
   Full<F> shifted = x * K::log2e + K::shift;
   Full<F> whole = shifted - K::shift;
   Full<F> r = x - whole * K::ln2_high;
   r = r - whole * K::ln2_low;
-  Full<F> series = broadcast<F>(F(1) / K::order);  // e^r - 1 = r (1 + r/2 (1 + r/3 (...)))
+  Full<F> series = broadcast<F>(K::series[0]);
 #pragma GCC unroll 12
-  for (int q = K::order - 1; q >= 1; q--) series = (series * r + F(1)) * (F(1) / q);
+  for (unsigned q = 1; q < sizeof(K::series) / sizeof(F); q++) series = series * r + K::series[q];
   small = series * r;
   typename Simd<F>::Int bits;
   Full<F> base = broadcast<F>(K::shift);
@@ -104,7 +107,10 @@ template <class F> INLINE void split_exponent(Full<F> x, Full<F>& small, Full<F>
 }
 
 template <class F> INLINE Full<F> exp(Full<F> x) {
+  typedef Constants<F> K;
   Full<F> small, power;
+  x = x < K::lowest ? broadcast<F>(K::lowest) : x;
+  x = x > K::highest ? broadcast<F>(K::highest) : x;
   split_exponent<F>(x, small, power);
   return power * small + power;
 }
@@ -112,6 +118,7 @@ template <class F> INLINE Full<F> exp(Full<F> x) {
 // tanh x = -p / (p + 2) with p = e^{-2|x|} - 1, accurate to a few roundings also near zero
 template <class F> INLINE Full<F> tanh(Full<F> x) {
   Full<F> size = x < F(0) ? -x : x;
+  size = size > F(40) ? broadcast<F>(40) : size;  // one there
   Full<F> small, power;
   split_exponent<F>(size * F(-2), small, power);
   Full<F> p = power * small + (power - F(1));

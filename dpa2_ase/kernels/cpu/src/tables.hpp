@@ -1,4 +1,4 @@
-// Moments of tabulated pair features (repinit, DPA-1) and sums of tabulated three-body features.
+// Moments of tabulated pair features (repinit, DPA-1).
 #pragma once
 
 #include <atomic>
@@ -74,7 +74,7 @@ bool moments(const Csr& csr, const int64_t* types, const Features<F>& y, int64_t
   const int64_t most = csr.max_degree(), R = y.table.R, C = y.C, T = y.table.n_types;
   const int64_t halves = y.factor ? 2 : 1;  // sums of rows, and of weighted rows
   std::atomic<int64_t> missed{0};
-  bool good = parallel(csr.n_atoms, 8, threads, [&](int64_t begin, int64_t end, Scratch& scratch) {
+  bool good = parallel(csr.n_atoms, 4, threads, [&](int64_t begin, int64_t end, Scratch& scratch) {
     scratch.begin(sizeof(F) * (halves * Q * R + Q * C) + sizeof(int64_t) * (most + T + 2) + sizeof(Place<F>) * most);
     F *A = scratch.take<F>(halves * Q * R), *part = scratch.take<F>(Q * C);
     Groups groups(scratch, most, T);
@@ -123,14 +123,14 @@ bool moments(const Csr& csr, const int64_t* types, const Features<F>& y, int64_t
   return good;
 }
 
-// d_rows (E, Q), d_argument (E,) and, with a factor, d_weight (E,), from d_moment (N, Q, C)
+// d_rows (E, Q), of which the argument is column 0, and, with a factor, d_weight (E,), from d_moment (N, Q, C)
 template <class F>
 bool moments_backward(const Csr& csr, const int64_t* types, const Features<F>& y, int64_t Q, const F* rows,
                       const double* argument, const F* weight, double scale, const F* d_moment, F* d_rows,
-                      F* d_argument, F* d_weight, int threads) {
+                      F* d_weight, int threads) {
   constexpr int L = Simd<F>::lanes;
   const int64_t most = csr.max_degree(), R = y.table.R, C = y.C, T = y.table.n_types, halves = y.factor ? 2 : 1;
-  return parallel(csr.n_atoms, 8, threads, [&](int64_t begin, int64_t end, Scratch& scratch) {
+  return parallel(csr.n_atoms, 4, threads, [&](int64_t begin, int64_t end, Scratch& scratch) {
     scratch.begin(sizeof(F) * (halves * Q * R + 2 * Q * C) + sizeof(int64_t) * (most + T + 2));
     F *d_A = scratch.take<F>(halves * Q * R), *d_M = scratch.take<F>(Q * C), *part = scratch.take<F>(Q * C);
     Groups groups(scratch, most, T);
@@ -157,7 +157,6 @@ bool moments_backward(const Csr& csr, const int64_t* types, const Features<F>& y
           Place<F> place;
           if (kind < 0 || !locate(y.table, kind, argument[e], place)) {
             for (int64_t q = 0; q < Q; q++) d_rows[e * Q + q] = 0;
-            d_argument[e] = 0;
             if (y.factor) d_weight[e] = 0;
             continue;
           }
@@ -181,109 +180,10 @@ bool moments_backward(const Csr& csr, const int64_t* types, const Features<F>& y
             }
             for (int64_t q = 0; q < nq; q++) d_rows[e * Q + q0 + q] = lane_sum<F>(by_row[q]);
           }
-          d_argument[e] = lane_sum<F>(by_argument) * F(2 * y.table.inverse_width[kind]);
+          d_rows[e * Q] += lane_sum<F>(by_argument) * F(2 * y.table.inverse_width[kind]);
           if (y.factor) d_weight[e] = lane_sum<F>(by_weight);
         }
       }
-    }
-  });
-}
-
-template <class F> struct ThreeBodyOptions {
-  Table<F> table;    // of u = c / sqrt(1 + (c / bend)^2), symmetric in the two types
-  double bend;
-  const F* factor;   // (T, T, R) or null: features times (1 + w_j w_k factor), and both orders summed in the table
-};
-
-// One pair of neighbors: its cosine, the place in the table, and du/dc
-template <class F> struct Pair {
-  double c, slope;
-  Place<F> place;
-  const F* factor;
-  bool find(const ThreeBodyOptions<F>& y, const F* a, const F* b, int64_t ta, int64_t tb) {
-    const int64_t both = ta * y.table.n_types + tb;
-    c = double(a[0]) * b[0] + double(a[1]) * b[1] + double(a[2]) * b[2];
-    const double q = 1 / std::sqrt(1 + c * c / (y.bend * y.bend));
-    slope = q * q * q;
-    factor = y.factor ? y.factor + both * y.table.R : nullptr;
-    return y.table.kind[both] >= 0 && locate(y.table, y.table.kind[both], c * q, place);
-  }
-};
-
-// out (N, R) = scale sum_{j <= k} c_jk f(c_jk), half of it for j = k; `angular` rows (E, 3) are `stride` apart. Pairs
-// outside of the table contribute nothing and are counted in `outside`.
-template <class F, class V>
-bool three_body(const Csr& csr, const int64_t* types, const ThreeBodyOptions<F>& y, const F* angular, int64_t stride,
-                const F* weight, double scale, F* out, int64_t* outside, int threads) {
-  constexpr int L = sizeof(V) / sizeof(F);
-  const int64_t R = y.table.R;
-  std::atomic<int64_t> missed{0};
-  const bool good = parallel(csr.n_atoms, 4, threads, [&](int64_t begin, int64_t end, Scratch&) {
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t e0 = csr.offsets[i], n = csr.degree(i);
-      for (int64_t r = 0; r < R; r += L) {
-        V sum = {};
-        for (int64_t j = 0; j < n; j++)
-          for (int64_t k = j; k < n; k++) {
-            Pair<F> pair;
-            if (!pair.find(y, angular + (e0 + j) * stride, angular + (e0 + k) * stride,
-                           types[csr.neighbor[e0 + j]], types[csr.neighbor[e0 + k]])) {
-              missed++;
-              continue;
-            }
-            V f = value<V>(pair.place, R, r);
-            if (y.factor) f = f * (load_as<V>(pair.factor + r) * (weight[e0 + j] * weight[e0 + k]) + F(1));
-            sum += f * F(j == k ? pair.c / 2 : pair.c);
-          }
-        store_as<V>(out + i * R + r, sum * F(scale));
-      }
-    }
-  });
-  *outside = missed;
-  return good;
-}
-
-// d_angular (E, 3; rows `stride` apart) and, with a factor, d_weight (E,); both are added to
-template <class F, class V>
-bool three_body_backward(const Csr& csr, const int64_t* types, const ThreeBodyOptions<F>& y, const F* angular,
-                         int64_t stride, const F* weight, double scale, const F* d_out, F* d_angular, F* d_weight,
-                         int threads) {
-  constexpr int L = sizeof(V) / sizeof(F);
-  const int64_t R = y.table.R;
-  return parallel(csr.n_atoms, 4, threads, [&](int64_t begin, int64_t end, Scratch&) {
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t e0 = csr.offsets[i], n = csr.degree(i);
-      for (int64_t j = 0; j < n; j++)
-        for (int64_t k = j; k < n; k++) {
-          const F *a = angular + (e0 + j) * stride, *b = angular + (e0 + k) * stride;
-          Pair<F> pair;
-          if (!pair.find(y, a, b, types[csr.neighbor[e0 + j]], types[csr.neighbor[e0 + k]])) continue;
-          const F both = y.factor ? weight[e0 + j] * weight[e0 + k] : 0;
-          V values = {}, slopes = {}, weighted = {};
-          for (int64_t r = 0; r < R; r += L) {
-            V slope, f = value_and_slope<V>(pair.place, R, r, slope), d = load_as<V>(d_out + i * R + r);
-            if (y.factor) {
-              V factor = load_as<V>(pair.factor + r);
-              weighted += f * d * factor;
-              d = d * (factor * both + F(1));
-            }
-            values += f * d, slopes += slope * d;
-          }
-          F total = 0, slope = 0, by_both = 0;
-          for (int v = 0; v < L; v++) total += values[v], slope += slopes[v], by_both += weighted[v];
-          const double half = scale * (j == k ? 0.5 : 1);
-          const double width = 2 * y.table.inverse_width[y.table.kind[types[csr.neighbor[e0 + j]] * y.table.n_types + types[csr.neighbor[e0 + k]]]];
-          const F by_c = F(half * (total + pair.c * slope * width * pair.slope));
-          for (int q = 0; q < 3; q++) {
-            const F to_j = by_c * b[q], to_k = by_c * a[q];
-            d_angular[(e0 + j) * stride + q] += to_j;
-            d_angular[(e0 + k) * stride + q] += to_k;
-          }
-          if (y.factor) {
-            const F d = F(half * pair.c) * by_both, to_j = d * weight[e0 + k], to_k = d * weight[e0 + j];
-            d_weight[e0 + j] += to_j, d_weight[e0 + k] += to_k;
-          }
-        }
     }
   });
 }

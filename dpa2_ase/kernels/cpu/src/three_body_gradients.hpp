@@ -3,18 +3,7 @@
 #pragma once
 
 #include "table_gradients.hpp"
-
-// By halves, as lane_sum, of a vector of any length
-template <class F, class V> INLINE F lane_sum_as(V v) {
-  constexpr int L = sizeof(V) / sizeof(F);
-  F a[L];
-  store_as<V>(a, v);
-#pragma GCC unroll 4
-  for (int half = L / 2; half > 0; half /= 2)
-#pragma GCC unroll 8
-    for (int i = 0; i < half; i++) a[i] += a[i + half];
-  return a[0];
-}
+#include "three_body.hpp"
 
 // The pairs of one neighbor with itself and with those behind it in the list of their center
 template <class F> struct Partners {

@@ -56,7 +56,7 @@ bool conv_weights(const Csr& csr, int64_t P, int64_t G, const EdgeArrays<F>& x, 
       for (int64_t j = 0; j < n; j++) {
         const int64_t e = first + j;
         while (csr.offsets[i + 1] <= e) i++;
-        const F w = x.weight[e] * x.mean[i];
+        const F w = x.weight[e] * x.mean;
         const F *from = node + csr.neighbor[e] * G, *d = d_conv + i * G, *g = x.g + e * P;
         for (int64_t c = 0; c < P; c++) A[j * P + c] = w * g[c];
         for (int64_t c = 0; c < G; c++) B[j * G + c] = from[c] * d[c];
@@ -77,7 +77,7 @@ bool pair_update_weights(const Csr& csr, const PairWeights<F>& y, const PairArra
     PairBackward<F> backward(scratch, most, y, x);
     PairWeightGradients<F> gradients(out, y);
     for (int64_t i = begin; i < end; i++)
-      if (csr.degree(i)) backward.center(csr.offsets[i], csr.degree(i), x.n_dead[i], &gradients);
+      if (csr.degree(i)) backward.center(csr.offsets[i], csr.degree(i), F(x.n_slots - csr.degree(i)), &gradients);
   });
 }
 
@@ -105,7 +105,7 @@ bool node_update_weights(int64_t n_atoms, const NodeWeights<F>& y, const F* node
                          const F* node_moment, const F* update, const F* self, const F* d,
                          const NodeWeightGradients<F>& to, int threads) {
   const int64_t P = y.P, G = y.G, Z = y.width();
-  const bool good = parallel(n_atoms, kAtomsAtOnce, threads, [&](int64_t begin, int64_t end, Scratch&) {
+  const bool good = parallel(n_atoms, atoms_at_once(n_atoms), threads, [&](int64_t begin, int64_t end, Scratch&) {
     for (int64_t i = begin; i < end; i++) {
       F* row = to.z + i * Z;
       if (y.has_edge_moment) symmetrize(y.axis, P, edge_moment + i * 3 * P, row), row += y.axis * P;
