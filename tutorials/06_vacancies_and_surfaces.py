@@ -76,9 +76,8 @@ picture(ax, "surfaces")
 # %% [markdown]
 # ## Check
 #
-# With the bundled model: vacancy 1.02 eV (PBE 1.07 eV, measured 1.27 eV), the same to 2 meV from 108 sites on, and
-# 1.25, 1.38 and 1.38 J/m². The order is that of PBE, for which the number of broken bonds is enough, and surfaces
-# cost 8 to 12 % less than there: the model has seen few of them. This is what such a check is for.
+# With the bundled model: vacancy 1.08 eV (PBE 1.07 eV, measured 1.27 eV), the same to 2 meV from 32 sites on, and
+# 1.32, 1.45 and 1.48 J/m². The order is that of PBE, and surfaces cost 3 to 6 % less than there.
 
 # %%
 ratios = energies / np.array(list(PBE.values()))

@@ -6,6 +6,7 @@ zeros: an eighth of the time of an evaluation of ten thousand atoms went into th
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from math import prod
@@ -24,7 +25,7 @@ class Blocks:
     """Blocks that nobody uses at present, the oldest first."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may give back what it finds while one is taken
         self._free: list[Tensor] = []
 
     @property
@@ -61,3 +62,5 @@ class Blocks:
 
 
 blocks = Blocks()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=blocks.__init__)  # type: ignore[misc]  # a thread of the parent may hold the lock
