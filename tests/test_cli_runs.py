@@ -127,15 +127,15 @@ def test_md_goes_on_to_the_last_bit(folder, monkeypatch):
 
 def test_ctrl_c_on_a_terminal_and_resume(folder):
     """A process of its own, a real signal."""
-    arguments = ["relax", "cell.traj@0", "--fmax", "1e-12", "--max-steps", "3000", "--no-report", "-o", "out"]
-    shown, code = on_terminal(arguments, cwd=folder, stream="stderr", columns=300, until="step 9", then=signal.SIGINT)
+    arguments = ["relax", "cell.traj@0", "--fmax", "1e-12", "--max-steps", "8000", "--no-report", "-o", "out"]
+    shown, code = on_terminal(arguments, cwd=folder, stream="stderr", columns=300, until="step ", then=signal.SIGINT)
     assert code == 130
     assert "interrupted; go on with the same command and --resume (kept in out)" in shown
     assert "Traceback" not in shown
     assert names("out") == {"run.json", "journal.bin"}
     result = dpa2(*arguments, "--resume")
-    assert result.exit_code == 3  # 3000 steps do not reach that force
-    assert state("out")["table"]["rows"][0][3] == 3000
+    assert result.exit_code == 3  # 8000 steps do not reach that force
+    assert state("out")["table"]["rows"][0][3] == 8000
 
 
 def test_the_end_of_a_job_and_a_kill(folder):

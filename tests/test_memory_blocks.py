@@ -23,17 +23,17 @@ def pool(monkeypatch):
 
 
 def test_memory_is_used_again_when_nobody_needs_it(pool):
-    first = pool.empty((100, 5), torch.float64)
-    assert first.shape == (100, 5)
+    first = pool.empty((2_000, 5), torch.float64)
+    assert first.shape == (2_000, 5)
     assert first.dtype == torch.float64
-    second = pool.empty((100, 5), torch.float64)
+    second = pool.empty((2_000, 5), torch.float64)
     places = {first.data_ptr(), second.data_ptr()}
     assert len(places) == 2
     assert pool.held == 0
     row = first[3]  # a view keeps the memory only as long as the tensor that was handed out
     del first, row
     assert pool.held > 0
-    third = pool.empty((490,), torch.float64)  # a little less
+    third = pool.empty((9_900,), torch.float64)  # a little less
     assert pool.held == 0
     assert third.data_ptr() in places - {second.data_ptr()}
 

@@ -128,7 +128,9 @@ def test_members_spread_as_the_posterior(calibrated):
     Errors are common to the rows as far as few directions carry the variance.
     """
     rigidity = calibrated[1].rigidity
-    rows = np.random.default_rng(0).standard_normal((50, len(rigidity.factor)))
+    whole = np.trace(rigidity.members @ rigidity.members.T) / MEMBERS
+    assert whole == pytest.approx(np.trace(rigidity.factor.T @ rigidity.factor), rel=1e-10)  # draws are normalized
+    rows = np.random.default_rng(7).standard_normal((50, len(rigidity.factor)))
     ratio = ((rows @ rigidity.members) ** 2).mean(axis=1) / rigidity.spread(rows) ** 2
     assert abs(ratio - 1).max() < 5 * np.sqrt(2 / MEMBERS)
     assert abs(ratio.mean() - 1) < np.sqrt(2 / MEMBERS)

@@ -60,7 +60,7 @@ class Rigidity:
     def members(self) -> np.ndarray:
         """Random last layers (D, `MEMBERS`), mean zero and covariance the inverse covariance; always the same."""
         draws = np.random.default_rng(SEED).standard_normal((len(self.factor), MEMBERS))
-        return self.factor.T @ draws / np.sqrt((draws**2).mean(axis=1, keepdims=True))
+        return self.factor.T @ (draws / np.sqrt((draws**2).mean(axis=1, keepdims=True)))
 
     def spread(self, features: np.ndarray) -> np.ndarray:
         """Standard deviations (K,) of last layers at `features` (K, D), before calibration."""
