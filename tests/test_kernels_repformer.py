@@ -289,6 +289,12 @@ def test_tiles_hold_every_edge_once():
         assert torch.equal(tiling.unsort(tiling.sort(graph.types)), graph.types)
 
 
+def test_a_molecule_is_one_tile():
+    graph = graph_of(4.0, 3, zoo.liquid(21, 10.0, seed=1))
+    assert graph.degree.min() < graph.degree.max()
+    assert len(make_tiling(graph, graph.n_atoms * graph.max_degree**2).tiles) == 1
+
+
 def test_folding_changes_nothing_of_the_reference():
     """And a twin keeps its weights when the reference is trained on."""
     reference = random_repformer(OPTIONS["official"], smooth=True)

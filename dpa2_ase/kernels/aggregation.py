@@ -26,10 +26,10 @@ class Slots:
 
     tiling: Tiling
     direction: Tensor  # h (Z, 3)
-    weight: Tensor  # ω (Z,) switch, or one where the model is not smooth
+    weight: Tensor  # ω (Z, 1) switch, or one where the model is not smooth
     weighted_direction: Tensor  # ω h (Z, 3)
-    mean: Tensor  # (N,) factor of convolutions
-    moment: Tensor  # (N,) factor of moments
+    mean: Tensor  # (N, 1) factor of convolutions
+    moment: Tensor  # (N, 1, 1) factor of moments
     scratch: Scratch
 
 
@@ -80,12 +80,12 @@ class Sums:
         return Sums(*(None if part is None else function(part) for part in parts))
 
     def scale_(self, mean: Tensor, moment: Tensor) -> None:
-        """Multiply by the factors (N,) of convolutions and of moments."""
+        """Multiply by the factors of convolutions (N, 1) and of moments (N, 1, 1)."""
         if self.conv is not None:
-            self.conv.mul_(mean[:, None])
+            self.conv.mul_(mean)
         for moments in (self.edge_moment, self.node_moment):
             if moments is not None:
-                moments.mul_(moment[:, None, None])
+                moments.mul_(moment)
 
 
 class Aggregation:
@@ -114,7 +114,7 @@ class Aggregation:
 
     def forward(self, channels: Channels) -> Sums:
         """The sums of all atoms."""
-        node, n_atoms = channels.node, len(channels.node)
+        node, n_atoms = channels.node, channels.node.shape[0]
         sums = Sums(
             node.new_empty(n_atoms, 3, self._edge) if self._has_edge_moment else None,
             node.new_empty(n_atoms, 3, self._node) if self._has_node_moment else None,
@@ -138,7 +138,7 @@ class Aggregation:
                 torch.sum(product[:, self._of_edge].mul_(self._conv), 1, out=sums.conv[atoms])
         if self._is_input and sums.conv is not None:
             weighted = self._neighbors(tile, channels.sent).mul_(g)
-            torch.sum(weighted.mul_(of_tile(self._slots.weight, tile)[..., None]), 1, out=sums.conv[atoms])
+            torch.sum(weighted.mul_(of_tile(self._slots.weight, tile)), 1, out=sums.conv[atoms])
 
     def send_back(self, channels: Channels, gradient: Sums, target: NodeGradient) -> None:
         """Add to `target` what the sums say of the neighbors, tile by tile in a fixed order."""
@@ -149,7 +149,7 @@ class Aggregation:
                 torch.bmm(self._factors(tile, g), self._d_product(tile, gradient), out=messages)
                 target.node.index_add_(0, neighbor, messages.flatten(0, 1))
             if self._is_input and gradient.conv is not None:
-                weighted = g * of_tile(self._slots.weight, tile)[..., None] * gradient.conv[tile.atoms, None]
+                weighted = g * of_tile(self._slots.weight, tile) * gradient.conv[tile.atoms, None]
                 target.sent.index_add_(0, neighbor, weighted.flatten(0, 1))
         if self._is_input and self._conv is not None:
             target.node.addmm_(target.sent, self._conv.T)
@@ -169,12 +169,12 @@ class Aggregation:
             self._add_weighted(received.mul_(gradient.conv[tile.atoms, None]), g, tile, found)
         if gradient.edge_moment is not None:
             d_moment = gradient.edge_moment[tile.atoms]
-            found.edge[..., : self._edge].add_(of_tile(self._slots.weighted_direction, tile) @ d_moment)
-            found.weighted_direction.add_(g @ d_moment.mT)
+            found.edge[..., : self._edge].add_(torch.bmm(of_tile(self._slots.weighted_direction, tile), d_moment))
+            found.weighted_direction.add_(torch.bmm(g, d_moment.mT))
 
     def _add_weighted(self, gradient: Tensor, g: Tensor, tile: Tile, found: EdgeGradient) -> None:
         """From the gradient (B, n, P) of ω g."""
-        found.edge[..., : self._edge].addcmul_(gradient, of_tile(self._slots.weight, tile)[..., None])
+        found.edge[..., : self._edge].addcmul_(gradient, of_tile(self._slots.weight, tile))
         product = torch.mul(gradient, g, out=self._scratch("weighted", *g.shape))
         found.weight.add_(product.sum(-1))
 
@@ -184,7 +184,7 @@ class Aggregation:
     def _factors(self, tile: Tile, g: Tensor) -> Tensor:
         factors = self._scratch("factors", tile.n_atoms, tile.width, self._rows)
         if self._adds_conv:
-            torch.mul(g, of_tile(self._slots.weight, tile)[..., None], out=factors[..., self._of_edge])
+            torch.mul(g, of_tile(self._slots.weight, tile), out=factors[..., self._of_edge])
         if self._has_node_moment:
             factors[..., self._of_direction] = of_tile(self._slots.weighted_direction, tile)
         factors[..., self._of_direction.stop :] = 0

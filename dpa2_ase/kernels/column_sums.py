@@ -55,7 +55,7 @@ class _TabulatedSums(torch.autograd.Function):
             local = rows_at(x, edges)
             u = weighted_coefficients(tables, rows_at(row, edges), powers(local))  # (B, n, R)
             weight = _spread(rows_at(rows, edges), rows_at(column, edges), n_columns)
-            sums.index_copy_(0, centers, weight.mT @ u.double())
+            sums.index_copy_(0, centers, torch.bmm(weight.mT, u.double()))
         return sums.view(len(degree), -1, n_columns, tables.rank)
 
     @staticmethod
@@ -68,9 +68,10 @@ class _TabulatedSums(torch.autograd.Function):
         for centers, edges in padded_neighborhoods(degree, SLOTS):
             place, local, own = rows_at(row, edges), rows_at(x, edges), rows_at(column, edges)
             above = gradient.index_select(0, centers).mT
+            values = powers(local)
             by_row, by_slope = (
-                _of_own_column(weighted_coefficients(tables, place, weights) @ above, own, ctx.n_columns)
-                for weights in (powers(local), power_slopes(local))
+                _of_own_column(torch.bmm(weighted_coefficients(tables, place, weights), above), own, ctx.n_columns)
+                for weights in (values, power_slopes(values))
             )  # (B, n, Q)
             by_rows.index_copy_(0, edges.flatten(), by_row.flatten(0, 1).to(rows))
             by_x.index_copy_(0, edges.flatten(), (by_slope * rows_at(rows, edges)).sum(-1).flatten())

@@ -110,6 +110,6 @@ class NodeUpdate:
 
     def _symmetrized_back(self, moment: Tensor, gradient: Tensor, out: Tensor) -> None:
         """Gradient of a moment M (rows, 3, d) from that of M[:, :A]ᵀ M."""
-        gradient = gradient.unflatten(1, (self._axis, -1))
+        gradient = gradient.view(gradient.shape[0], self._axis, -1)
         torch.bmm(moment[:, :, : self._axis], gradient, out=out)
-        out[:, :, : self._axis].add_(moment @ gradient.mT)
+        out[:, :, : self._axis].baddbmm_(moment, gradient.mT)

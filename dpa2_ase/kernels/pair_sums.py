@@ -49,13 +49,13 @@ class _PairTile:
     def products(self, rows: Tensor) -> Tensor:
         """Products of `rows` (E + 1, Q) of both members, (B, P)."""
         own = rows_at(rows, self.edges)
-        return (own @ own.mT).flatten(1).index_select(1, self.flat)
+        return torch.bmm(own, own.mT).flatten(1).index_select(1, self.flat)
 
     def products_backward(self, gradient: Tensor, rows: Tensor) -> Tensor:
         """Gradient by the rows of `edges`, (B·n, Q), from that by `products` (B, P)."""
         B, n = self.edges.shape
         matrix = gradient.new_zeros(B, n * n).index_copy_(1, self.flat, gradient).view(B, n, n)
-        return ((matrix + matrix.mT) @ rows_at(rows, self.edges)).flatten(0, 1)
+        return torch.bmm(matrix + matrix.mT, rows_at(rows, self.edges)).flatten(0, 1)
 
     def of_types(self, table: Tensor, types: Tensor) -> Tensor:
         """Entries of a `table` (T, T, ...) for the `types` (E + 1,) of both members, (B, P, ...)."""
@@ -90,16 +90,15 @@ class _Places:
         row, x = tables.locate(argument, kind)
         return cls(row, x, product.to(x), slope.mul_(rows_at(2 * tables.inverse_width, kind)).to(x))
 
-    def value_weights(self, half: Tensor) -> list[Tensor]:
-        """Of the coefficients in h c u(c)."""
-        factor = self.product * half
-        return [factor * power for power in powers(self.x)]
+    def value_weights(self, half: Tensor) -> Tensor:
+        """Of the coefficients in h c u(c), (B, P, 6)."""
+        return powers(self.x).mul_((self.product * half)[..., None])
 
-    def slope_weights(self, half: Tensor) -> list[Tensor]:
-        """Of the coefficients in the derivative of h c u(c) by c."""
-        factor = self.product * self.slope
-        pairs = zip(powers(self.x), power_slopes(self.x), strict=True)
-        return [half * torch.addcmul(power, factor, slope) for power, slope in pairs]
+    def slope_weights(self, half: Tensor) -> Tensor:
+        """Of the coefficients in the derivative of h c u(c) by c, (B, P, 6)."""
+        values = powers(self.x)
+        factor = (self.product * self.slope)[..., None]
+        return values.addcmul_(factor, power_slopes(values)).mul_(half[:, None])
 
 
 def pair_sums(plan: TriplePlan, degree: Tensor, types: Tensor, angular: Tensor, switch: Tensor) -> Tensor:
@@ -140,25 +139,26 @@ class _PairSums(torch.autograd.Function):
         tables = plan.tables
         rows, types = with_padding(angular), with_padding(types)
         total = tables.coefficients.new_zeros(len(degree), tables.rank)
-        ctx.places = []
+        ctx.tiles = []
         for tile in _pair_tiles(degree, total.dtype):
             places = _Places.of(plan, types, tile, rows)
             values = weighted_coefficients(tables, places.row, places.value_weights(tile.half))  # (B, P, R)
             total.index_copy_(0, tile.centers, _accurate_sum(values))
             if ctx.needs_input_grad[3]:
-                ctx.places.append(places)
-        ctx.save_for_backward(degree, rows)
+                ctx.tiles.append((tile, places))
+        ctx.save_for_backward(rows)
         ctx.tables = tables
         return total
 
     @staticmethod
     @first_derivatives
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        degree, rows = ctx.saved_tensors
+        (rows,) = ctx.saved_tensors
         by_rows = torch.zeros_like(rows)
-        for tile, places in zip(_pair_tiles(degree, gradient.dtype), ctx.places, strict=True):
+        for tile, places in ctx.tiles:
             above = gradient.index_select(0, tile.centers)[:, :, None]  # (B, R, 1)
-            by_product = weighted_coefficients(ctx.tables, places.row, places.slope_weights(tile.half)) @ above
+            slopes = weighted_coefficients(ctx.tables, places.row, places.slope_weights(tile.half))
+            by_product = torch.bmm(slopes, above)
             own = tile.products_backward(by_product.squeeze(-1).to(rows), rows)
             by_rows.index_copy_(0, tile.edges.flatten(), own)
         return None, None, None, by_rows[:-1]

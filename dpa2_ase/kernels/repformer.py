@@ -21,6 +21,7 @@ from ..nn.repformer import Repformer
 from ..nn.se_atten import BlockOutput
 from .aggregation import Aggregation, Channels, EdgeGradient, NodeGradient, Slots, Sums
 from .backward import first_derivatives
+from .environment import edge_environment
 from .folding import FoldedRepformer, aligned, constants
 from .node_update import NodeUpdate, SavedUpdates
 from .pair_tower import Normalized, TowerLayer
@@ -73,7 +74,7 @@ class FusedRepformer(nn.Module):
     def forward(self, graph: AtomicGraph, node: Tensor) -> BlockOutput:
         """Refine `node` (N, G); the equivariant output is the moment of the pair channel, (N, P, 3)."""
         hood = neighborhood(graph, self.config.rcut, self.config.nsel, self.excluded)
-        env = self.environment(hood.graph)
+        env = edge_environment(self.environment, hood.graph)
         radial, direction = env.env[:, 0], env.env[:, 1:]
         if self.config.direct_dist:
             scaled = torch.cat([hood.graph.distances[:, None], hood.graph.vectors], dim=1) / self.config.rcut
@@ -138,7 +139,8 @@ class _Layers:
         slots = self.slots
         if self._form is None:
             return None
-        return PairWeights(self._form, of_tile(slots.direction, tile), of_tile(slots.weight, tile), slots.scratch)
+        weight = of_tile(slots.weight, tile).squeeze(2)
+        return PairWeights(self._form, of_tile(slots.direction, tile), weight, slots.scratch)
 
     def raise_tower(self, saved: _Saved) -> None:
         """The pair channel of all layers, tile by tile."""
@@ -172,7 +174,7 @@ class _Layers:
     def descend_tower(self, saved: _Saved, d_sums: list[Sums]) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of radial (Z,), direction (Z, 3) and weight (Z,)."""
         d_radial, d_direction = torch.empty_like(saved.radial), torch.empty_like(self.slots.direction)
-        d_weight = torch.zeros_like(self.slots.weight)
+        d_weight = torch.zeros_like(self.slots.weight[:, 0])
         for tile in self.slots.tiling.tiles:
             found = self._descend_tile(saved, d_sums, tile, d_weight)
             d_radial[tile.slots] = self.tower.embed_back(saved.radial[tile.slots], found.edge.flatten(0, 1))
@@ -197,7 +199,7 @@ class _Layers:
             gradient.add_(edges[index])
         found = EdgeGradient(gradient, of_tile(d_weight, tile), weighted)
         found.weight.add_((found.weighted_direction * of_tile(self.slots.direction, tile)).sum(-1))
-        found.weighted_direction.mul_(of_tile(self.slots.weight, tile)[..., None])
+        found.weighted_direction.mul_(of_tile(self.slots.weight, tile))
         if weights is not None:
             of_direction, of_weight = weights.finish_gradients()
             if of_direction is not None:
@@ -214,12 +216,12 @@ def _slots(twin: FusedRepformer, hood: Neighborhood, direction: Tensor, switch: 
     power = 0.5 if twin.config.use_sqrt_nnei else 1.0
     if twin.smooth:
         size = torch.full_like(degree, hood.nsel)
-        weight, mean, moment = tiling.spread(switch), 1 / size, 1 / size**power
+        weight, mean, moment = tiling.spread(switch[:, None]), 1 / size, 1 / size**power
     else:
-        weight = tiling.spread(torch.ones_like(switch))
+        weight = tiling.spread(torch.ones_like(switch)[:, None])
         mean, moment = 1 / (1e-4 + degree), 1 / (1e-4 + degree**power)
     spread = tiling.spread(direction)
-    return Slots(tiling, spread, weight, weight[:, None] * spread, mean, moment, Scratch(direction))
+    return Slots(tiling, spread, weight, weight * spread, mean[:, None], moment[:, None, None], Scratch(direction))
 
 
 def _normalized(saved: _Saved, index: int, tile: Tile) -> Normalized | None:

@@ -17,14 +17,18 @@ class Scratch:
     def __init__(self, like: Tensor) -> None:
         self._like = like
         self._buffers: dict[str, Tensor] = {}
+        self._latest: dict[str, Tensor] = {}  # the arrays last asked for
 
     def __call__(self, name: str, *shape: int) -> Tensor:
         """An array of this shape, contiguous."""
-        size = math.prod(shape)
-        buffer = self._buffers.get(name)
-        if buffer is None or len(buffer) < size:
-            buffer = self._buffers[name] = self._like.new_empty(size)
-        return buffer[:size].view(shape)
+        found = self._latest.get(name)
+        if found is None or found.shape != shape:
+            size = math.prod(shape)
+            buffer = self._buffers.get(name)
+            if buffer is None or buffer.shape[0] < size:
+                buffer = self._buffers[name] = self._like.new_empty(size)
+            found = self._latest[name] = buffer[:size].view(shape)
+        return found
 
 
 class ElementWise:

@@ -15,6 +15,7 @@ from ..nn.se_atten import BlockOutput, SeAtten
 from ..nn.tables import QuinticTable
 from ..ops import segment_sum
 from .column_sums import mixed, sums_by_element
+from .environment import edge_environment
 from .tables import Tables
 from .tabulation import PairFunctions, TableBook, exact_copy, net_and_slope, stored_tables, table_obstacle
 
@@ -91,7 +92,7 @@ class TabulatedSeAtten(nn.Module):
         type_embedding = type_embedding.to(block.environment.mean.dtype)
         hood = neighborhood(graph, block.config.rcut, block.config.nsel, block.excluded)
         graph = hood.graph
-        env = block.environment(graph)
+        env = edge_environment(block.environment, graph)
         if graph.n_edges:
             self.widen(env.amplitude.detach().amax().item())
         plan = self.plan(graph.types, type_embedding)

@@ -68,20 +68,21 @@ class Tables:
         return (kind * self.n_cells).to(torch.int32).add_(cell.to(torch.int32)), x.to(self.coefficients.dtype)
 
 
-def powers(x: Tensor) -> list[Tensor]:
-    """1, x, ..., x⁵."""
+def powers(x: Tensor) -> Tensor:
+    """1, x, ..., x⁵ of every x (...), (..., 6)."""
     square = x * x
     cube = square * x
-    return [torch.ones_like(x), x, square, cube, square * square, square * cube]
+    return torch.stack([torch.ones_like(x), x, square, cube, square * square, square * cube], dim=-1)
 
 
-def power_slopes(x: Tensor) -> list[Tensor]:
-    """Derivatives of `powers`."""
-    square = x * x
-    return [torch.zeros_like(x), torch.ones_like(x), 2 * x, 3 * square, 4 * (square * x), 5 * (square * square)]
+def power_slopes(powers: Tensor) -> Tensor:
+    """Derivatives of `powers` (..., 6)."""
+    slopes = torch.zeros_like(powers)
+    torch.mul(powers[..., :-1], torch.arange(1, DEGREE + 1, device=powers.device), out=slopes[..., 1:])
+    return slopes
 
 
-def weighted_coefficients(tables: Tables, row: Tensor, weights: list[Tensor]) -> Tensor:
+def weighted_coefficients(tables: Tables, row: Tensor, weights: Tensor) -> Tensor:
     r"""Sums :math:`\sum_q w_q a_{row, q}` over the coefficients of a place.
 
     Parameters
@@ -89,21 +90,18 @@ def weighted_coefficients(tables: Tables, row: Tensor, weights: list[Tensor]) ->
     row
         Rows as `Tables.locate` gives them, shape (...).
     weights
-        One for each of the six degrees q, shape (...).
+        One for each of the six degrees q, shape (..., 6).
 
     Returns
     -------
     functions
         Shape (..., R); the tabulated functions themselves with `powers` as weights.
     """
-    weight = tables.coefficients.new_empty(row.numel(), DEGREE + 1)
-    for degree, values in enumerate(weights):
-        weight[:, degree] = values.reshape(-1)
     degrees = torch.arange(DEGREE + 1, dtype=row.dtype, device=row.device)
     index = row.reshape(-1, 1) * (DEGREE + 1) + degrees
     flat = tables.coefficients.view(-1, tables.rank)
     # an embedding bag reads every coefficient once and writes nothing in between
-    found = nn.functional.embedding_bag(index, flat, per_sample_weights=weight, mode="sum")
+    found = nn.functional.embedding_bag(index, flat, per_sample_weights=weights.reshape(index.shape), mode="sum")
     return found.view(*row.shape, tables.rank)
 
 

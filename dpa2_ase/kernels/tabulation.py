@@ -199,9 +199,10 @@ def _error(functions: PairFunctions, pairs: Tensor, tables: Tables) -> Tensor:
     """Largest error of each kind (K,), in units of the tolerance, at two bad points of every cell."""
     x = tables.lower.new_tensor([-1.0, 0.76])  # the error of the slope follows the Legendre polynomial of degree 5
     exact = functions.evaluate(pairs, _in_every_cell(x, tables.lower, 1 / tables.inverse_width, tables.n_cells))
+    values = powers(x)
     value, slope = (
-        torch.einsum("qx,kmqr->kmxr", torch.stack(weights), tables.coefficients).flatten(1, 2) @ tables.basis
-        for weights in (powers(x), power_slopes(x))
+        torch.einsum("xq,kmqr->kmxr", weights, tables.coefficients).flatten(1, 2) @ tables.basis
+        for weights in (values, power_slopes(values))
     )
     slope = slope * (2 * tables.inverse_width[:, None, None])
     of_value = _largest(value - exact[0]) / _largest(exact[0]) / VALUE_TOLERANCE

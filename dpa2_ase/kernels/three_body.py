@@ -12,6 +12,7 @@ from ..graph import AtomicGraph, neighborhood
 from ..nn.environment import EdgeEnvironment
 from ..nn.pair_features import PairFeatures
 from ..nn.three_body import ThreeBody
+from .environment import edge_environment
 from .pair_sums import TriplePlan, bent, pair_sums
 from .tables import Tables
 from .tabulation import PairFunctions, TableBook, exact_copy, net_and_slope, table_obstacle, trial_error
@@ -61,7 +62,7 @@ class TabulatedThreeBody(nn.Module):
         block = self.reference
         type_embedding = type_embedding.to(block.environment.mean.dtype)
         hood = neighborhood(graph, block.config.rcut, block.config.nsel, block.excluded)
-        env = block.environment(hood.graph)
+        env = edge_environment(block.environment, hood.graph)
         total = self._neighbor_pairs(hood.graph, env, type_embedding)
         if block.sees_empty_slots:
             total = total + block.empty_slots(hood, env, type_embedding).to(self.dtype)

@@ -95,6 +95,8 @@ def make_tiling(graph: AtomicGraph, max_pairs: int) -> Tiling:
 def _cuts(degree: np.ndarray, max_pairs: int) -> list[tuple[int, int, int]]:
     """First atom, end and width of every tile for ascending degrees; a width is at least one."""
     width = np.maximum(degree, 1)
+    if len(width) and len(width) * int(width[-1]) ** 2 <= max_pairs:  # molecules: calls cost more than padding
+        return [(0, len(width), int(width[-1]))]
     cuts = []
     start = 0
     while start < len(width):
@@ -112,4 +114,4 @@ def _cuts(degree: np.ndarray, max_pairs: int) -> list[tuple[int, int, int]]:
 
 def of_tile(values: Tensor, tile: Tile) -> Tensor:
     """Slots (Z, ...) of one tile as (B, n, ...)."""
-    return values[tile.slots].unflatten(0, (tile.n_atoms, tile.width))
+    return values[tile.slots].view(tile.n_atoms, tile.width, *values.shape[1:])
