@@ -57,6 +57,25 @@ def assert_agrees(found: list[torch.Tensor], expected: list[torch.Tensor], dtype
             assert (x - y).abs().max() <= limit * y.abs().max().clamp_min(0.01)
 
 
+def assert_repeatable(twin: torch.nn.Module) -> None:
+    """The gradient of a twin can be asked for twice, with the same bits; its second derivative is refused."""
+    hood = neighborhood(graph_of(5.0, 3, zoo.liquid(40, 12.0)), BASE.rcut, BASE.nsel, type_pair_mask((), 3))
+    env = Environment(3, BASE.rcut_smth, BASE.rcut, 0.0).double()(hood.graph)
+    feature = torch.ones(hood.graph.n_edges, 12, dtype=torch.float64, requires_grad=True)
+    total = twin(feature, env, hood).square().sum()
+    first = torch.autograd.grad(total, feature, retain_graph=True)
+    assert torch.equal(first[0], torch.autograd.grad(total, feature, retain_graph=True)[0])
+    with pytest.raises(RuntimeError, match="second derivatives need the reference path"):
+        torch.autograd.grad(total, feature, create_graph=True)
+
+
+def assert_same_empty_slot(twin: torch.nn.Module, reference: NeighborAttention) -> None:
+    """What an empty slot becomes, in the precision of what is given."""
+    feature = torch.linspace(0, 1, 12, dtype=torch.float64)[None]
+    assert torch.equal(twin.of_empty_slot(feature), reference.of_empty_slot(feature))
+    assert twin.of_empty_slot(feature.float()).dtype == torch.float32
+
+
 @pytest.mark.parametrize(("smooth", "dotr", "normalize"), list(product([True, False], repeat=3)))
 def test_options(smooth, dotr, normalize):
     reference = random_layer(smooth=smooth, attn_dotr=dotr, normalize=normalize)
@@ -90,24 +109,12 @@ def test_single_precision():
 
 
 def test_backward_can_be_repeated():
-    twin = FusedNeighborAttention.from_reference(random_layer(), torch.float64)
-    graph = graph_of(5.0, 3, zoo.liquid(40, 12.0))
-    hood = neighborhood(graph, BASE.rcut, BASE.nsel, type_pair_mask((), 3))
-    env = Environment(3, BASE.rcut_smth, BASE.rcut, 0.0).double()(hood.graph)
-    feature = torch.ones(hood.graph.n_edges, 12, dtype=torch.float64, requires_grad=True)
-    total = twin(feature, env, hood).square().sum()
-    first = torch.autograd.grad(total, feature, retain_graph=True)
-    assert torch.equal(first[0], torch.autograd.grad(total, feature, retain_graph=True)[0])
-    with pytest.raises(RuntimeError, match="second derivatives need the reference path"):
-        torch.autograd.grad(total, feature, create_graph=True)
+    assert_repeatable(FusedNeighborAttention.from_reference(random_layer(), torch.float64))
 
 
 def test_empty_slots_are_those_of_the_reference():
     reference = random_layer()
-    twin = FusedNeighborAttention.from_reference(reference, torch.float64)
-    feature = torch.linspace(0, 1, 12, dtype=torch.float64)[None]
-    assert torch.equal(twin.of_empty_slot(feature), reference.of_empty_slot(feature))
-    assert twin.of_empty_slot(feature.float()).dtype == torch.float32
+    assert_same_empty_slot(FusedNeighborAttention.from_reference(reference, torch.float64), reference)
 
 
 def test_nothing_kept(monkeypatch):

@@ -9,19 +9,24 @@ from itertools import product
 import pytest
 import torch
 import zoo
-from test_kernels_attention import BASE, assert_agrees, evaluate, random_layer
+from test_kernels_attention import (
+    BASE,
+    assert_agrees,
+    assert_repeatable,
+    assert_same_empty_slot,
+    evaluate,
+    random_layer,
+)
 from test_kernels_repformer import graph_of, structures
 
 from dpa2_ase.checkpoint import load_potential
-from dpa2_ase.graph import AtomicGraph, neighborhood
+from dpa2_ase.graph import AtomicGraph
 from dpa2_ase.kernels.cpu import available, library
 from dpa2_ase.kernels.cpu.attention import CompiledNeighborAttention
 from dpa2_ase.kernels.cpu.library import Library
 from dpa2_ase.kernels.cpu.se_atten import CompiledSeAtten
 from dpa2_ase.model import differentiable
-from dpa2_ase.nn.environment import Environment
 from dpa2_ase.nn.se_atten import SeAtten
-from dpa2_ase.ops import type_pair_mask
 
 if not available()[0]:  # an installation without a compiler is a good one; tests/test_packaging.py builds the kernels
     pytest.skip(f"the compiled kernels are not available: {available()[1]}", allow_module_level=True)
@@ -118,23 +123,12 @@ def test_crowded_neighborhoods(kernels, monkeypatch):
 
 
 def test_backward_can_be_repeated():
-    twin = CompiledNeighborAttention.from_reference(random_layer(), torch.float64)
-    hood = neighborhood(graph_of(5.0, 3, zoo.liquid(40, 12.0)), BASE.rcut, BASE.nsel, type_pair_mask((), 3))
-    env = Environment(3, BASE.rcut_smth, BASE.rcut, 0.0).double()(hood.graph)
-    feature = torch.ones(hood.graph.n_edges, 12, dtype=torch.float64, requires_grad=True)
-    total = twin(feature, env, hood).square().sum()
-    first = torch.autograd.grad(total, feature, retain_graph=True)
-    assert torch.equal(first[0], torch.autograd.grad(total, feature, retain_graph=True)[0])
-    with pytest.raises(RuntimeError, match="second derivatives need the reference path"):
-        torch.autograd.grad(total, feature, create_graph=True)
+    assert_repeatable(CompiledNeighborAttention.from_reference(random_layer(), torch.float64))
 
 
 def test_empty_slots_are_those_of_the_reference():
     reference = random_layer()
-    twin = CompiledNeighborAttention.from_reference(reference, torch.float64)
-    feature = torch.linspace(0, 1, 12, dtype=torch.float64)[None]
-    assert torch.equal(twin.of_empty_slot(feature), reference.of_empty_slot(feature))
-    assert twin.of_empty_slot(feature.float()).dtype == torch.float32
+    assert_same_empty_slot(CompiledNeighborAttention.from_reference(reference, torch.float64), reference)
 
 
 # ---- the whole block ------------------------------------------------------------------------------------------------

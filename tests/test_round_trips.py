@@ -24,7 +24,7 @@ from dpa2_ase.config import UnsupportedModelError
 from dpa2_ase.model import Potential
 from dpa2_ase.parsing import parse_model
 from dpa2_ase.training.data.frames import Frame
-from dpa2_ase.training.setup import frame_set
+from dpa2_ase.training.head_data import frame_set
 from dpa2_ase.training.trainer import predict
 
 DATA = Path(__file__).parent / "data"
@@ -50,7 +50,7 @@ def test_deepmd_computes_the_same_from_our_files(label):
     symbols = tuple(potential.type_map[t] for t in STORED["types"])
     geometries = zip(STORED["positions"], STORED["cell"], strict=True)
     frames = [Frame(symbols, x.reshape(-1, 3), cell.reshape(3, 3), (True,) * 3) for x, cell in geometries]
-    found = predict(potential, frame_set(frames, potential).batch([0, 1]), gradient=True, training=False)
+    found = predict(potential, frame_set(frames, potential.config).batch([0, 1]), gradient=True, training=False)
     np.testing.assert_allclose(found.energy.detach(), STORED[f"{label}/energy"].ravel(), rtol=1e-10)
     forces, virial = STORED[f"{label}/forces"].reshape(-1, 3), STORED[f"{label}/virial"].reshape(-1, 3, 3)
     np.testing.assert_allclose(found.forces.detach(), forces, rtol=1e-10, atol=1e-12)

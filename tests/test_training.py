@@ -19,7 +19,18 @@ import torch
 import yaml
 from ase import Atoms
 from click.testing import CliRunner
-from trainings import ELEMENTS, FRAMES, TINY, deepmd_input, emt_frame, multi_task, parameters, table, trainer_of
+from trainings import (
+    ELEMENTS,
+    FRAMES,
+    TINY,
+    assert_same_training,
+    deepmd_input,
+    multi_task,
+    parameters,
+    table,
+    trainer_of,
+    without_time,
+)
 
 from dpa2_ase import DPA2Calculator
 from dpa2_ase.checkpoint import heads as heads_of_file
@@ -31,16 +42,13 @@ from dpa2_ase.graph import neighborhood
 from dpa2_ase.model import Prediction
 from dpa2_ase.nn.repformer import Repformer
 from dpa2_ase.nn.se_atten import SeAtten
-from dpa2_ase.parsing import parse_model
 from dpa2_ase.training.biases import fit_biases
 from dpa2_ase.training.data.files import read_frames, write_frames
-from dpa2_ase.training.deepmd_input import settings_of_input
 from dpa2_ase.training.frameset import FrameSet
 from dpa2_ase.training.heads import Heads, Sharing, random_potential
 from dpa2_ase.training.loss import LossConfig, Prefactor, loss_terms, total_loss
 from dpa2_ase.training.metrics import Errors
 from dpa2_ase.training.presets import PRESETS, preset
-from dpa2_ase.training.run import make_trainer, train
 from dpa2_ase.training.sampling import BatchSize, Sampler, fixed_batches, parse_batch_size
 from dpa2_ase.training.settings import read_settings
 from dpa2_ase.training.state import read_state
@@ -97,23 +105,14 @@ def test_restart_continues_bit_for_bit(data, options):
     settings = table(data, optimizer=options)
     whole = trainer_of(settings)
     whole.run(quiet=True)
-    log = (data / "log.csv").read_text().splitlines()
+    log = without_time(data / "log.csv")
     first = trainer_of(settings)
     first.run(quiet=True, until=4)
     second = trainer_of(settings, start="restart", model=data / "model.pt")
     assert second.step_number == 4
     second.run(quiet=True)
-    for name, tensor in parameters(whole).items():
-        assert torch.equal(tensor, parameters(second)[name]), name
-    for name, tensor in whole.ema.items():
-        assert torch.equal(tensor, second.ema[name]), name
-
-    def without_time(lines: list[str]) -> list[list[str]]:
-        return [line.split(",")[:1] + line.split(",")[2:] for line in lines]
-
-    again = (data / "log.csv").read_text().splitlines()
-    assert [row[0] for row in without_time(again)] == [row[0] for row in without_time(log)]
-    assert without_time(again)[-1][1:3] == without_time(log)[-1][1:3]
+    assert_same_training(whole, second)
+    assert without_time(data / "log.csv") == log
 
 
 def test_mean_parameters_follow_their_law(data):
@@ -224,10 +223,7 @@ def test_several_heads_restart_bit_for_bit(data):
     first.run(quiet=True, until=5)
     second = trainer_of(settings, start="restart", model=data / "model.pt")
     second.run(quiet=True)
-    for name, tensor in parameters(whole).items():
-        assert torch.equal(tensor, parameters(second)[name]), name
-    for name, tensor in whole.ema.items():
-        assert torch.equal(tensor, second.ema[name]), name
+    assert_same_training(whole, second)
 
 
 def test_heads_are_drawn_by_probability(data):
@@ -276,8 +272,9 @@ def test_rates_of_parts(data):
         rate = 0.0 if name.startswith("descriptor.repinit") else 1e-3 if name.startswith("descriptor") else 1e-2
         rate = 5e-3 if name.startswith("fitting.net.0") else rate
         assert distance == pytest.approx(rate, rel=1e-3), name
-    with pytest.raises(ValueError, match=r"no parameter begins with 'descriptr'; parts of this model are"):
-        trainer_of(table(data, freeze=["descriptr"]))
+    for changes in ({"freeze": ["descr"]}, {"learning_rate": {"parts": {"descr": 0.1}}}):
+        with pytest.raises(ValueError, match=r"no parameter begins with 'descr'; parts of this model are"):
+            trainer_of(table(data, **changes))
     with pytest.raises(ValueError, match="nothing is left to train"):
         trainer_of(table(data, freeze=["descriptor", "fitting"]))
 
@@ -463,6 +460,7 @@ def test_two_processes_have_the_gradient_of_the_double_batch(data):
         ({"loss": {"force": 1}}, "loss.force is not a known key; did you mean forces?"),
         ({"learning_rate": {"schedule": "linear"}}, "learning_rate.schedule should be one of exp, cosine, wsd"),
         ({"steps": "many"}, "steps should be an integer, found 'many'"),
+        ({"epochs": 3}, "steps and epochs exclude each other; remove one"),
         ({"model": "huge"}, "model 'huge' is not one of tiny, small, medium, large"),
         ({"data": {"batch": 2}}, "data.train is missing"),
         ({"data": {"train": "x", "batch": "auto:x"}}, "data.batch 'auto:x'"),
@@ -494,114 +492,6 @@ def test_presets_make_models(name):
         assert random_potential(preset(name, ["O", "H"], "float32"), "model", 0).type_map == ("O", "H")
 
 
-def test_input_of_deepmd_trains(tmp_path):
-    write_frames(tmp_path / "sys", FRAMES)
-    (tmp_path / "input.json").write_text(json.dumps(deepmd_input(tmp_path)))
-    config = read_settings(tmp_path / "input.json")
-    assert config.learning_rate.stop == 3.51e-08
-    assert config.heads["Default"].data.batch == BatchSize("auto", 8)
-    assert config.heads["Default"].loss.forces == Prefactor(1000, 1)
-    assert not config.heads["Default"].loss.virial.is_used
-    trainer = train(tmp_path / "input.json", quiet=True)
-    assert trainer.step_number == 4
-    assert (tmp_path / "model.ckpt.pt").exists()
-
-
-def test_multi_task_input_of_deepmd(tmp_path):
-    write_frames(tmp_path / "sys", FRAMES)
-    single = deepmd_input(tmp_path)
-    data = {key: single["training"].pop(key) for key in ("training_data", "validation_data")}
-    shared = {"types": TINY["type_map"], "dpa2": TINY["descriptor"]}
-    head = {"type_map": "types", "descriptor": "dpa2", "fitting_net": TINY["fitting_net"]}
-    loss = single.pop("loss")
-    multi = single | {
-        "model": {"shared_dict": shared, "model_dict": {"water_1": head, "water_2": head}},
-        "loss_dict": {"water_1": loss, "water_2": loss},
-    }
-    multi["training"] |= {
-        "model_prob": {"water_1": 0.5, "water_2": 1.5},
-        "data_dict": {"water_1": data, "water_2": data},
-    }
-    (tmp_path / "input.json").write_text(json.dumps(multi))
-    config = read_settings(tmp_path / "input.json")
-    assert config.probabilities == {"water_1": 0.25, "water_2": 0.75}
-    assert config.sharing == (Sharing("descriptor", {"water_1": 0, "water_2": 0}),)
-    trainer = train(tmp_path / "input.json", quiet=True)
-    assert set(heads_of_file(tmp_path / "model.ckpt.pt")) == {"water_1", "water_2"}
-    assert trainer.heads.model("water_1").descriptor.repformer is trainer.heads.model("water_2").descriptor.repformer
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "message"),
-    [
-        ("training.numb_step_s", 3, "training.numb_step_s is not supported; did you mean num"),
-        ("training.numb_steps", "many", "training.numb_steps should be an integer from .* found 'many'"),
-        ("training.save_freq", 0, "output.save_every should be at least 1, found 0"),
-        ("learning_rate.start_lr", "1e-3", "learning_rate.start_lr should be a number, found '1e-3'"),
-        ("loss.start_pref_e", [1], r"loss.start_pref_e should be a number, found \[1\]"),
-        ("training.mixed_precision", {}, "training.mixed_precision is not supported"),
-        ("loss.start_pref_h", 1.0, "loss.start_pref_h = 1.0 is not supported"),
-        ("loss.type", "dos", "loss.type = 'dos' is not supported"),
-        ("learning_rate.type", "step", "learning_rate.type 'step' is not supported"),
-        ("optimizer", {"type": "LKF"}, "optimizer.type 'LKF' is not supported"),
-        ("model.preset_out_bias", {"energy": [1]}, "model.preset_out_bias should be {energy: .* for each of"),
-        ("model.fitting_net.type", "dipole", "only energies can be trained so far"),
-        ("model.descriptor.repinit.nsell", 3, "model.descriptor.repinit.nsell is not a known key; did you mean nsel"),
-        ("training.training_data.auto_prob", "prob_x", "training.training_data.auto_prob 'prob_x' is not supported"),
-        ("training.training_data.batch_size", [1, 2], "different sizes for systems"),
-        ("nvnmd", {}, "nvnmd is not supported"),
-        ("model.descriptor.repinit.nsel", "auto", "nsel = 'auto' is not supported; give a number"),
-    ],
-)
-def test_input_of_deepmd_is_refused_by_path(tmp_path, path, value, message):
-    content = deepmd_input(tmp_path)
-    write_frames(tmp_path / "sys", FRAMES[:3])
-    *parents, key = path.split(".")
-    place = content
-    for parent in parents:
-        place = place[parent]
-    place[key] = value
-    (tmp_path / "input.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=message):
-        make_trainer(read_settings(tmp_path / "input.json"))
-
-
-def multi_task_input(folder: Path) -> dict:
-    """Two heads that share a descriptor, one of them with two systems."""
-    content = deepmd_input(folder)
-    data = {key: content["training"].pop(key) for key in ("training_data", "validation_data")}
-    section = {"type_map": "types", "descriptor": "dpa2", "fitting_net": TINY["fitting_net"]}
-    content["model"] = {
-        "shared_dict": {"types": TINY["type_map"], "dpa2": TINY["descriptor"]},
-        "model_dict": {"a": section, "b": copy.deepcopy(section)},
-    }
-    content["loss_dict"] = dict.fromkeys("ab", content.pop("loss"))
-    content["training"]["data_dict"] = {"a": {"stat_file": "s", **copy.deepcopy(data)}, "b": data}
-    content["training"]["data_dict"]["b"]["training_data"]["systems"] *= 2
-    return content
-
-
-def test_probabilities_of_heads_that_are_not_given(tmp_path):
-    """The number of systems, as in DeePMD-kit; a head that is forgotten is no head of probability zero."""
-    content = multi_task_input(tmp_path)
-    assert settings_of_input(content).probabilities == pytest.approx({"a": 1 / 3, "b": 2 / 3})
-    content["training"]["model_prob"] = {"a": 0.5}
-    with pytest.raises(ValueError, match="training.model_prob.b is missing; 0 leaves a head out"):
-        settings_of_input(content)
-    content["training"]["model_prob"]["b"] = 0
-    assert set(settings_of_input(content).heads) == {"a"}
-    content["training"]["data_dict"]["a"]["trainig_data"] = {}
-    with pytest.raises(ValueError, match=r"training.data_dict.a.trainig_data is not supported; did you mean training_"):
-        settings_of_input(content)
-
-
-def test_models_are_refused_by_their_path(tmp_path):
-    content = multi_task_input(tmp_path)
-    content["model"]["model_dict"]["b"]["fitting_net"] = {"neurons": [3]}
-    with pytest.raises(ValueError, match=r"^model.model_dict.b.fitting_net.neurons is not a known key"):
-        make_trainer(settings_of_input(content))
-
-
 @pytest.mark.parametrize("text", ["1e-05", "1E-5", "+.1e-4", "10.e-6"])
 def test_numbers_in_settings_are_those_of_json(tmp_path, text):
     """YAML 1.1 takes a number without a point for text; tabs, which it refuses, are in many an input.json."""
@@ -615,67 +505,6 @@ def test_numbers_in_settings_are_those_of_json(tmp_path, text):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="x.json is neither YAML nor JSON"):
         read_settings(path)
-
-
-def test_defaults_are_those_of_inputs():
-    """DeePMD-kit's input has other defaults than its classes, which files of models rely on."""
-    sizes = {"rcut": 6.0, "rcut_smth": 0.5, "sel": 50}
-    data = {"training_data": {"systems": ["x"]}, "numb_steps": 1, "save_dir": None, "_comment3": "anything"}
-    for kind, smooth in (("dpa1", False), ("se_atten", False), ("se_atten_v2", True)):
-        section = {"type_map": ["H"], "descriptor": {"type": kind, "_comment1": "x"} | sizes, "fitting_net": {}}
-        completed = settings_of_input({"model": section, "training": data}).heads["Default"].model
-        assert completed["descriptor"].get("set_davg_zero", True) is (kind != "se_atten_v2")
-        model = parse_model(completed)
-        assert (model.descriptor.neuron, model.descriptor.axis_neuron) == ((10, 20, 40), 4)
-        assert model.descriptor.smooth_type_embedding is smooth
-        assert model.fitting_net.neuron == (120, 120, 120)
-    section["descriptor"] |= {"n_axis_neuron": 7, "neuron": [9]}
-    model = parse_model(settings_of_input({"model": section, "training": data}).heads["Default"].model)
-    assert (model.descriptor.neuron, model.descriptor.axis_neuron) == ((9,), 7)
-
-
-def test_probabilities_of_systems(tmp_path):
-    for name, count in (("a", 2), ("b", 6)):
-        write_frames(tmp_path / name, [emt_frame(seed) for seed in range(count)])
-    content = deepmd_input(tmp_path)
-    training = content["training"]["training_data"]
-    training["systems"] = [str(tmp_path / "a"), str(tmp_path / "b")]
-    del content["training"]["validation_data"]
-    for style, expected in (
-        ("prob_sys_size", None),
-        ("prob_uniform", [1 / 2] * 2 + [1 / 6] * 6),
-        ("prob_sys_size;0:1:0.9;1:2:0.1", [0.45] * 2 + [0.1 / 6] * 6),
-    ):
-        training["auto_prob"] = style
-        (tmp_path / "input.json").write_text(json.dumps(content))
-        weights = make_trainer(read_settings(tmp_path / "input.json")).data["Default"].weights
-        assert expected is None if weights is None else weights == pytest.approx(expected)
-
-
-def test_parameters_of_frames_reach_the_model(tmp_path):
-    """Energies that depend on a parameter of the frame alone; without it they cannot be told apart."""
-    rng = np.random.default_rng(0)
-    frames = [dataclasses.replace(FRAMES[0], fparam=rng.normal(size=2)) for _ in range(8)]
-    frames = [dataclasses.replace(f, energy=f.energy + 3 * f.fparam[0], forces=None, virial=None) for f in frames]
-    write_frames(tmp_path / "sys", frames)
-    content = deepmd_input(tmp_path)
-    content["model"]["fitting_net"]["numb_fparam"] = 2
-    content["training"] |= {"numb_steps": 60, "disp_freq": 100}
-    content["training"]["training_data"]["batch_size"] = 8
-    content["learning_rate"] |= {"start_lr": 0.02, "decay_steps": 10, "stop_lr": 1e-3}
-    content["loss"] |= {"start_pref_e": 1.0, "start_pref_f": 0.0, "limit_pref_f": 0.0}
-    (tmp_path / "input.json").write_text(json.dumps(content))
-    trainer = make_trainer(read_settings(tmp_path / "input.json"))
-    fitting = trainer.heads.model("Default").fitting
-    assert fitting.fparam_avg.tolist() == pytest.approx(np.mean([f.fparam for f in frames], axis=0).tolist())
-    before = trainer.validate("Default").rmse("energy")
-    trainer.run(quiet=True)
-    assert trainer.validate("Default").rmse("energy") < 0.2 * before
-    write_frames(tmp_path / "bare", FRAMES[:2])
-    content["training"]["training_data"]["systems"] = [str(tmp_path / "bare")]
-    (tmp_path / "input.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="frame 0 has none of the 2 numbers of fparam the model takes"):
-        make_trainer(read_settings(tmp_path / "input.json"))
 
 
 # ---- commands ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_training import FRAMES, TINY, emt_frame, table, trainer_of
+from trainings import FRAMES, TINY, emt_frame, table, trainer_of
 
 from dpa2_ase.kernels.cpu import available, trainable_tables
 from dpa2_ase.kernels.training import TrainableTwin

@@ -17,11 +17,11 @@ from dpa2_ase.model import Potential
 from dpa2_ase.training.data.files import write_frames
 from dpa2_ase.training.data.frames import Frame
 from dpa2_ase.training.deepmd_input import settings_of_input
+from dpa2_ase.training.head_data import frame_set
 from dpa2_ase.training.loss import LossConfig, Prefactor, loss_terms, total_loss
 from dpa2_ase.training.metrics import Errors
 from dpa2_ase.training.run import make_trainer
 from dpa2_ase.training.schedules import LearningRateConfig, learning_rate
-from dpa2_ase.training.setup import frame_set
 from dpa2_ase.training.trainer import predict
 
 DATA = Path(__file__).parent / "data"
@@ -84,7 +84,7 @@ def test_loss_and_gradients_are_those_of_deepmd(key):
     """Both in float64; sums of many terms of both signs leave 1e-12 of the largest gradient."""
     case, name, _ = key.split("/")
     potential = loaded(case)
-    batch = frame_set(frames_of(case, potential.type_map), potential).batch([0, 1])
+    batch = frame_set(frames_of(case, potential.type_map), potential.config).batch([0, 1])
     potential.zero_grad(set_to_none=True)
     prediction = predict(potential, batch, gradient=True, training=True)
     loss = total_loss(loss_terms(LOSSES[name], prediction, batch, RATIO))
@@ -146,7 +146,7 @@ def test_twenty_steps_are_those_of_deepmd(tmp_path):
     model.load_state_dict({name: torch.from_numpy(stored[f"start/{name}"]) for name in model.state_dict()})
     for _, loss, energy, forces, _, rate in stored["curve"]:  # written with three digits
         assert learning_rate(trainer.config.learning_rate, trainer.step_number, 20) == pytest.approx(rate, rel=0.03)
-        trainer.errors["Default"] = errors = Errors()
+        trainer.progress.errors["Default"] = errors = Errors()
         assert trainer.step() ** 0.5 == pytest.approx(loss, rel=6e-3)
         assert errors.rmse("energy") == pytest.approx(energy, rel=6e-3)
         assert errors.rmse("forces") == pytest.approx(forces, rel=6e-3)

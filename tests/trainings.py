@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,24 @@ def trainer_of(settings: dict, **options: object) -> Trainer:
 
 def parameters(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in trainer.heads.named_parameters()}
+
+
+def assert_same_training(one: Trainer, other: Trainer) -> None:
+    """Two trainings are at the same step, with the same bits in all parameters and their running means."""
+    assert one.step_number == other.step_number
+    ours, theirs = parameters(one), parameters(other)
+    assert ours.keys() == theirs.keys()
+    assert one.ema.keys() == other.ema.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+    for name, tensor in one.ema.items():
+        assert torch.equal(tensor, other.ema[name]), name
+
+
+def without_time(log: Path) -> list[list[str]]:
+    """Rows of a log but for the seconds."""
+    with log.open(newline="") as stream:
+        return [row[:1] + row[2:] for row in csv.reader(stream)]
 
 
 def multi_task(folder: Path, **changes: object) -> dict:

@@ -6,23 +6,30 @@ DeePMD-kit is passed over.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..option_values import number, short, table
+from .configuration import DEFAULT_HEAD, HeadConfig, OptimizerConfig, OutputConfig, TrainingConfig
+from .deepmd_data import data_of_section
 from .deepmd_model import check_section, frozen_parts, head_of_section, multi_task, only, real, refuse, whole
 from .loss import LossConfig, Prefactor
-from .sampling import BatchSize, parse_batch_size
 from .schedules import LearningRateConfig
-from .settings import DEFAULT_HEAD, DataConfig, HeadConfig, OptimizerConfig, OutputConfig, TrainingConfig
 
 _STEPS = ("numb_steps", "stop_batch", "num_step", "num_steps", "numb_step")
+_EPOCHS = ("numb_epoch", "num_epochs", "num_epoch", "numb_epochs")
 _TRAINING = frozenset(
     "training_data validation_data data_dict model_prob seed disp_file disp_freq save_ckpt save_freq max_ckpt_keep "
-    "gradient_max_norm enable_ema ema_decay tensorboard tensorboard_log_dir opt_type adam_beta1 adam_beta2 "
-    "weight_decay warmup_steps save_dir change_bias_after_training".split()
-) | {*_STEPS}
+    "ckpt_keep_ratio gradient_max_norm enable_ema ema_decay tensorboard tensorboard_log_dir opt_type adam_beta1 "
+    "adam_beta2 weight_decay warmup_steps save_dir change_bias_after_training acc_freq num_epoch_dict".split()
+) | {*_STEPS, *_EPOCHS}
+_VALIDATING = frozenset(
+    "full_validation ema_full_validation validation_freq save_best save_best_dir max_best_ckpt validation_metric "
+    "full_val_file full_val_start compiled_infer tf32_infer amp_infer".split()
+)
 _LOSS = {"e": "energy", "f": "forces", "v": "virial", "ae": "atomic_energies", "pf": "weighted_forces"}
 _DEFAULTS = {"e": (0.02, 1.0), "f": (1000.0, 1.0)}
 
@@ -38,36 +45,55 @@ def settings_of_input(data: Mapping[str, Any]) -> TrainingConfig:
     only(data, {"model", "learning_rate", "loss", "loss_dict", "training", "optimizer", "validating"}, "")
     training = table(data.get("training"), "training")
     only(training, _TRAINING, "training")
-    refuse(training, "training", change_bias_after_training=False)
-    if table(data.get("validating", {}), "validating").get("full_validation", False):
-        raise ValueError("validating.full_validation is not supported; validation errors are in the log anyway")
+    refuse(training, "training", acc_freq=1)
+    _refuse_full_validation(data)
     model = table(data.get("model"), "model")
     sections, sharing = multi_task(model) if "model_dict" in model else ({DEFAULT_HEAD: dict(model)}, ())
     for head, section in sections.items():
         check_section(section, "model" if head == DEFAULT_HEAD else f"model.model_dict.{head}")
+    epochs, heads = _epochs(training, list(sections)), _heads(data, training, sections)
     return TrainingConfig(
-        heads=_heads(data, training, sections),
-        steps=_steps(training),
-        sharing=sharing,
+        heads=heads,
+        steps=0 if epochs else _steps(training),
+        epochs=epochs,
+        sharing=tuple(replace(s, levels={h: s.levels[h] for h in s.levels if h in heads}) for s in sharing),
         learning_rate=_learning_rate(data, training),
         optimizer=_optimizer(data, training),
         freeze=frozen_parts(sections),
+        change_bias=bool(training.get("change_bias_after_training", False)),
         seed=whole(training, "seed", 0, "training"),
         output=_output(training),
     )
+
+
+def _refuse_full_validation(data: Mapping[str, Any]) -> None:
+    validating = table(data.get("validating", {}), "validating")
+    only(validating, _VALIDATING, "validating")
+    for key in ("full_validation", "ema_full_validation"):
+        if validating.get(key, False):
+            raise ValueError(
+                f"validating.{key} is not supported; remove it: errors of validation_data are in the log anyway, over "
+                "numb_btch batches, which may be as many as there are frames"
+            )
 
 
 def _heads(
     data: Mapping[str, Any], training: Mapping[str, Any], sections: Mapping[str, dict[str, Any]]
 ) -> dict[str, HeadConfig]:
     if list(sections) == [DEFAULT_HEAD]:
-        if "data_dict" in training or "loss_dict" in data:
-            raise ValueError("training.data_dict and loss_dict belong to a multi-task model (model.model_dict)")
+        given = [key for key in ("data_dict", "model_prob", "num_epoch_dict") if training.get(key)]
+        if given or "loss_dict" in data:
+            key = f"training.{given[0]}" if given else "loss_dict"
+            raise ValueError(f"{key} belongs to a multi-task model (model.model_dict)")
         loss = _loss(table(data.get("loss", {}), "loss"), "loss")
-        return {DEFAULT_HEAD: head_of_section(sections[DEFAULT_HEAD], "model", _data(training, "training"), loss)}
+        return {
+            DEFAULT_HEAD: head_of_section(sections[DEFAULT_HEAD], "model", data_of_section(training, "training"), loss)
+        }
     data_dict = table(training.get("data_dict"), "training.data_dict")
     losses = table(data.get("loss_dict", {}), "loss_dict")
     probabilities = table(training.get("model_prob", {}), "training.model_prob")
+    if training.get("num_epoch_dict"):
+        probabilities = dict.fromkeys(sections, 1.0)  # follow from the epochs
     unknown = sorted({*data_dict, *losses, *probabilities} - sections.keys())
     if unknown:
         raise ValueError(f"{unknown[0]!r} is not one of the heads {sorted(sections)} of model.model_dict")
@@ -79,7 +105,7 @@ def _heads(
         heads[head] = head_of_section(
             section,
             f"model.model_dict.{head}",
-            _data(entry, path),
+            data_of_section(entry, path),
             _loss(table(losses.get(head, {}), f"loss_dict.{head}"), f"loss_dict.{head}"),
             _probability(head, probabilities, table(entry["training_data"], path)),
         )
@@ -97,69 +123,13 @@ def _probability(head: str, probabilities: Mapping[str, Any], data: Mapping[str,
     return float(len(data["systems"]))
 
 
-def _data(data: Mapping[str, Any], path: str) -> DataConfig:
-    known = {"systems", "batch_size", "auto_prob", "auto_prob_style", "sys_probs", "sys_weights", "rglob_patterns"}
-    train, where = table(data.get("training_data"), f"{path}.training_data"), f"{path}.training_data"
-    only(train, known | {"min_pair_dist"}, where)
-    refuse(train, where, min_pair_dist=0)
-    valid, where_valid = table(data.get("validation_data") or {"systems": []}, ""), f"{path}.validation_data"
-    only(valid, known | {"numb_btch", "numb_batch"}, where_valid)
-    patterns = train.get("rglob_patterns") or [None]
-    if len(patterns) > 1:
-        raise ValueError(f"{where}.rglob_patterns: one pattern is supported, found {len(patterns)}")
-    return DataConfig(
-        train=_systems(train, where),
-        valid=_systems(valid, where_valid),
-        batch=_batch(train, where),
-        valid_batch=_batch(valid, where_valid),
-        valid_batches=whole(valid, "numb_btch", whole(valid, "numb_batch", 1, where_valid), where_valid),
-        system_weights=_system_weights(train, where),
-        pattern=patterns[0],
-    )
-
-
-def _systems(data: Mapping[str, Any], path: str) -> tuple[str, ...]:
-    systems = data.get("systems")
-    found = [systems] if isinstance(systems, str) else systems
-    if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
-        raise ValueError(f"{path}.systems should be a list of paths, found {short(systems)}")
-    return tuple(found)
-
-
-def _batch(data: Mapping[str, Any], path: str) -> BatchSize:
-    size = data.get("batch_size", "auto")
-    if isinstance(size, list):
-        if len(set(size)) != 1:
-            raise ValueError(f"{path}.batch_size: different sizes for systems are not supported; use auto:N")
-        size = size[0]
-    return parse_batch_size(size, f"{path}.batch_size")
-
-
-def _system_weights(data: Mapping[str, Any], path: str) -> Any:
-    weights = data.get("sys_probs", data.get("sys_weights"))
-    if weights is not None:
-        return tuple((n, n + 1, number(w, f"{path}.sys_probs[{n}]", least=0)) for n, w in enumerate(weights))
-    style = str(data.get("auto_prob", data.get("auto_prob_style", "prob_sys_size")))
-    kind, _, blocks = style.partition(";")
-    if style == "prob_uniform":
-        return "equal"
-    if kind != "prob_sys_size":
-        raise ValueError(
-            f"{path}.auto_prob {short(style)} is not supported; supported: prob_uniform, prob_sys_size[;…]"
-        )
-    try:
-        parts = [block.split(":") for block in blocks.split(";") if block]
-        return tuple((int(a), int(b), float(weight)) for a, b, weight in parts) or "frames"
-    except ValueError:
-        raise ValueError(f"{path}.auto_prob {short(style)}: blocks are START:END:WEIGHT") from None
-
-
 def _loss(data: Mapping[str, Any], path: str) -> LossConfig:
     names = {f"{side}_pref_{quantity}" for side in ("start", "limit") for quantity in (*_LOSS, "h", "gf")}
     others = {"type", "loss_func", "use_huber", "huber_delta", "relative_f", "f_use_norm", "intensive_ener_virial"}
     only(data, names | others | {"enable_atom_ener_coeff", "numb_generalized_coord", "use_default_pf"}, path)
     neutral = dict.fromkeys(("start_pref_h", "limit_pref_h", "start_pref_gf", "limit_pref_gf"), 0)
-    refuse(data, path, type="ener", enable_atom_ener_coeff=False, numb_generalized_coord=0, **neutral)
+    refuse({**data, "type": "ener"} if data.get("type") == "ener_hess" else data, path, type="ener")
+    refuse(data, path, enable_atom_ener_coeff=False, numb_generalized_coord=0, **neutral)
     prefactors = {}
     for quantity, name in _LOSS.items():
         start, limit = _DEFAULTS.get(quantity, (0.0, 0.0))
@@ -181,10 +151,31 @@ def _loss(data: Mapping[str, Any], path: str) -> LossConfig:
 
 
 def _steps(training: Mapping[str, Any]) -> int:
-    found = [whole(training, key, 0, "training") for key in _STEPS if key in training]
+    found = [whole(training, key, 0, "training") for key in _STEPS if training.get(key) is not None]
     if not found:
-        raise ValueError("training.numb_steps is missing")
+        raise ValueError("training.numb_steps is missing; training.numb_epoch is the other way to say how long")
     return found[0]
+
+
+def _epochs(training: Mapping[str, Any], heads: list[str]) -> dict[str, float]:
+    """Epochs of every head; empty where a number of steps is given."""
+    single = [key for key in _EPOCHS if training.get(key) is not None]
+    several = table(training.get("num_epoch_dict") or {}, "training.num_epoch_dict")
+    if not single and not several:
+        return {}
+    path = f"training.{single[0]}" if single else "training.num_epoch_dict"
+    others = [key for key in (*_STEPS, "model_prob") if training.get(key)]
+    if others:
+        raise ValueError(f"{path} and training.{others[0]} exclude each other; remove one")
+    if single and heads != [DEFAULT_HEAD]:
+        raise ValueError(f"{path} belongs to a training of one head; give training.num_epoch_dict")
+    found = {DEFAULT_HEAD: training[single[0]]} if single else several
+    if set(found) != set(heads):
+        raise ValueError(f"{path} should have one number for each of the heads {sorted(heads)}, found {sorted(found)}")
+    epochs = {head: number(found[head], path if single else f"{path}.{head}") for head in heads}
+    if min(epochs.values()) <= 0:
+        raise ValueError(f"{path} should be above zero, found {short(found)}")
+    return epochs
 
 
 def _learning_rate(data: Mapping[str, Any], training: Mapping[str, Any]) -> LearningRateConfig:
@@ -196,11 +187,10 @@ def _learning_rate(data: Mapping[str, Any], training: Mapping[str, Any]) -> Lear
         raise ValueError(f"{path}.type {short(kind)} is not supported; supported: {', '.join(own)}")
     only(rate, common | own[kind] | {"scale_by_worker"}, path)
     start = real(rate, "start_lr", 1e-3, path)
+    _either(rate, "stop_lr", "stop_lr_ratio")
+    _either(rate, "warmup_steps", "warmup_ratio")
     by_ratio = rate.get("stop_lr_ratio") is not None
-    stop = start * real(rate, "stop_lr_ratio", 0.0, path) if by_ratio else real(rate, "stop_lr", 1e-5, path)
-    warmup = whole(rate, "warmup_steps", whole(training, "warmup_steps", 0, "training"), path)
-    if rate.get("warmup_ratio") is not None:
-        warmup = int(real(rate, "warmup_ratio", 0.0, path) * _steps(training))
+    stop = start * real(rate, "stop_lr_ratio", 0.0, path) if by_ratio else real(rate, "stop_lr", 5e-8, path)
     return LearningRateConfig(
         schedule=kind,
         start=start,
@@ -210,17 +200,26 @@ def _learning_rate(data: Mapping[str, Any], training: Mapping[str, Any]) -> Lear
         smooth=bool(rate.get("smooth", False)),
         decay_part=real(rate, "decay_phase_ratio", 0.1, path),
         decay=rate.get("decay_type", "inverse_linear"),
-        warmup=warmup,
+        warmup=whole(rate, "warmup_steps", whole(training, "warmup_steps", 0, "training"), path),
+        warmup_part=None if rate.get("warmup_ratio") is None else real(rate, "warmup_ratio", 0.0, path),
         warmup_start=real(rate, "warmup_start_factor", 0.0, path),
     )
 
 
+def _either(rate: Mapping[str, Any], first: str, second: str) -> None:
+    if rate.get(first) and rate.get(second) is not None:
+        raise ValueError(f"learning_rate.{first} and learning_rate.{second} exclude each other; remove one")
+
+
 def _optimizer(data: Mapping[str, Any], training: Mapping[str, Any]) -> OptimizerConfig:
     section = table(data.get("optimizer", {}), "optimizer")
-    only(section, {"type", "adam_beta1", "adam_beta2", "weight_decay"}, "optimizer")
     path, kind = ("optimizer.type", section.get("type")) if section else ("training.opt_type", training.get("opt_type"))
     if kind not in (None, "Adam", "AdamW"):
-        raise ValueError(f"{path} {short(kind)} is not supported; supported: Adam, AdamW")
+        hint = "; this package's own optimizer for matrices, muon, is an option of its YAML settings"
+        raise ValueError(
+            f"{path} {short(kind)} is not supported; supported: Adam, AdamW{hint if 'Muon' in str(kind) else ''}"
+        )
+    only(section, {"type", "adam_beta1", "adam_beta2", "weight_decay"}, "optimizer")
     options, where = {**training, **section}, "optimizer" if section else "training"
     return OptimizerConfig(
         type="adamw" if kind == "AdamW" else "adam",
@@ -232,13 +231,22 @@ def _optimizer(data: Mapping[str, Any], training: Mapping[str, Any]) -> Optimize
 
 
 def _output(training: Mapping[str, Any]) -> OutputConfig:
-    every = whole(training, "disp_freq", 1000, "training")
+    every, save_every = (whole(training, key, 1000, "training") for key in ("disp_freq", "save_freq"))
     return OutputConfig(
         checkpoint=str(Path(training.get("save_dir") or ".") / f"{training.get('save_ckpt', 'model.ckpt')}.pt"),
-        save_every=whole(training, "save_freq", 1000, "training"),
-        keep=whole(training, "max_ckpt_keep", 5, "training"),
+        save_every=save_every,
+        keep=_kept(training, save_every),
         log=str(training.get("disp_file", "lcurve.out")),
         log_every=every,
         validate_every=every,
         tensorboard=str(training.get("tensorboard_log_dir", "log")) if training.get("tensorboard", False) else None,
     )
+
+
+def _kept(training: Mapping[str, Any], save_every: int) -> int:
+    """Numbered copies to keep; a part of those of the whole training where its steps are known."""
+    ratio = training.get("ckpt_keep_ratio")
+    if ratio is None or not any(training.get(key) for key in _STEPS):
+        return whole(training, "max_ckpt_keep", 5, "training")
+    part = number(ratio, "training.ckpt_keep_ratio", least=0)
+    return math.ceil(part * math.ceil(_steps(training) / max(save_every, 1)))

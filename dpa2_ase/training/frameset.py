@@ -92,6 +92,11 @@ class FrameSet:
                 self._lists[index] = found
         return found
 
+    def distances(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Centers (E,) and lengths (E,), Å, of the edges of one frame."""
+        center, _, vectors, _ = self.neighbor_list(index).pairs(self._structure(index))
+        return center, np.linalg.norm(vectors, axis=1)
+
     def _structure(self, index: int) -> Atoms:
         if index not in self._atoms:  # names of types need not be elements; the neighbor search does not look at them
             frame = self.frames[index]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..config import ModelConfig, UnsupportedModelError
+from ..config import AnyModelConfig, DPA2Config, ModelConfig, UnsupportedModelError
 from ..model import Potential
 from ..nn.atomic_models import StandardModel
 from ..nn.descriptors import DPA2
@@ -119,6 +119,7 @@ def random_potential(section: Mapping[str, Any], path: str, seed: int) -> Potent
         Where the section stands, for messages.
     """
     config = parse_model(section, path)
+    _check_order(config, path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         potential = Potential(config)
@@ -132,6 +133,19 @@ def random_potential(section: Mapping[str, Any], path: str, seed: int) -> Potent
                 with torch.no_grad():  # the one layer DeePMD-kit draws by Glorot's rule
                     module.to_node.weight.mul_(math.sqrt(2))
     return potential
+
+
+def _check_order(config: AnyModelConfig, path: str) -> None:
+    """Refuse a model that DeePMD-kit would not read when it is trained."""
+    descriptor = getattr(config, "descriptor", None)
+    if isinstance(descriptor, DPA2Config):
+        outer, inner = descriptor.repinit, descriptor.repformer
+        for key, one, other in (("rcut", outer.rcut, inner.rcut), ("nsel", outer.nsel, inner.nsel)):
+            if one <= other:
+                raise ValueError(
+                    f"{path}.descriptor.repinit.{key} is {one} and that of repformer {other}: DeePMD-kit reads no such "
+                    f"model; give repinit.{key} a larger number"
+                )
 
 
 def _reset_scales(scales: Sequence[Tensor] | nn.ParameterList, size: float, *, constant: bool) -> None:
@@ -158,20 +172,34 @@ def parameter_name(name: str) -> str:
     return name.split(".model.", 1)[1]
 
 
+def is_part(name: str, part: str) -> bool:
+    """Whether a parameter, by its name in `Heads`, belongs to a part of a model such as ``descriptor.repinit``."""
+    return f"{parameter_name(name)}.".startswith(f"{part}.")
+
+
+def check_parts(heads: Heads, parts: Iterable[str]) -> None:
+    """Refuse parts that no parameter belongs to.
+
+    Raises
+    ------
+    ValueError
+        With the parts there are.
+    """
+    names = [name for name, _ in heads.named_parameters()]
+    for part in parts:
+        if not any(is_part(name, part) for name in names):
+            known = sorted({".".join(parameter_name(name).split(".")[:2]) for name in names})
+            raise ValueError(f"no parameter begins with {part!r}; parts of this model are {known}")
+
+
 def trainable_parameters(heads: Heads, frozen: Sequence[str]) -> dict[str, nn.Parameter]:
-    """Parameters by name, each once, with gradients switched on; off for those whose name begins as in `frozen`."""
+    """Parameters by name, each once, with gradients switched on; off for those of the parts that are `frozen`."""
+    check_parts(heads, frozen)
     chosen = {}
     for name, parameter in heads.named_parameters():
-        inner = parameter_name(name)
-        parameter.requires_grad_(not any(inner.startswith(part) for part in frozen))
+        parameter.requires_grad_(not any(is_part(name, part) for part in frozen))
         if parameter.requires_grad:
             chosen[name] = parameter
     if not chosen:
         raise ValueError(f"nothing is left to train: {list(frozen)} freezes every parameter")
-    unused = [
-        part for part in frozen if not any(parameter_name(n).startswith(part) for n, _ in heads.named_parameters())
-    ]
-    if unused:
-        parts = sorted({".".join(parameter_name(n).split(".")[:2]) for n, _ in heads.named_parameters()})
-        raise ValueError(f"no parameter begins with {unused[0]!r}; parts of this model are {parts}")
     return chosen

@@ -9,18 +9,14 @@ from typing import Literal
 
 import torch
 
+from ..config import AnyModelConfig
+from .configuration import TrainingConfig
 from .distributed import join_processes, leave_processes
-from .settings import TrainingConfig, read_settings
-from .setup import (
-    HeadData,
-    finetuned_heads,
-    load_heads,
-    new_heads,
-    prepare_finetuned,
-    prepare_new,
-    read_data,
-    with_model,
-)
+from .epochs import with_steps
+from .head_data import HeadData, read_data
+from .neighbor_counts import config_of_head, with_counted_neighbors
+from .settings import read_settings
+from .setup import finetuned_heads, load_heads, new_heads, prepare_finetuned, prepare_new, with_model
 from .state import read_state
 from .trainer import Trainer
 
@@ -50,17 +46,19 @@ def make_trainer(  # noqa: PLR0913  # what can be chosen
     if (start == "new") != (model is None):
         raise ValueError(f"start {start!r} and the model {model} do not go together")
     if start == "new":
-        heads = new_heads(config)
-    elif start == "finetune":
-        heads = finetuned_heads(config, str(model), head)
-        config = with_model(config, heads)
+        models: Mapping[str, AnyModelConfig] = {name: config_of_head(head) for name, head in config.heads.items()}
     else:
-        heads = load_heads(config, str(model))
+        heads = finetuned_heads(config, str(model), head) if start == "finetune" else load_heads(config, str(model))
+        models = {name: potential.config for name, potential in heads.items()}
     if data is None:
-        data = {name: read_data(h.data, heads[name], f"heads.{name}.data") for name, h in config.heads.items()}
+        data = {name: read_data(h.data, models[name]) for name, h in config.heads.items()}
+    config = with_steps(config, data)
     if start == "new":
+        config = with_counted_neighbors(config, data)
+        heads = new_heads(config)
         prepare_new(config, heads, data)
     elif start == "finetune":
+        config = with_model(config, heads)
         prepare_finetuned(heads, data, config.seed)
     trainer = Trainer(config, heads, data, device, join_processes(torch.device(device)))
     if start == "restart":

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 DEFAULT_ATOMS = 32  # DeePMD-kit's meaning of "auto"
-Kind = Literal["frames", "auto", "max"]
-_KINDS: dict[str, Kind] = {"auto": "auto", "max": "max", "mix": "max", "mixed": "frames"}
+Kind = Literal["frames", "auto", "max", "filter"]
+_KINDS: dict[str, Kind] = {"auto": "auto", "max": "max", "filter": "filter", "mix": "max", "mixed": "frames"}
 
 
 @dataclass(frozen=True)
@@ -18,15 +18,20 @@ class BatchSize:
     """How many frames a batch takes.
 
     ``frames``: so many frames. ``auto``: until there are at least so many atoms. ``max``: while there are no more than
-    so many atoms, one frame at least.
+    so many atoms, one frame at least. ``filter``: the same, and no frame of more atoms takes part.
     """
 
     kind: Kind
     size: int
 
+    @property
+    def is_limit(self) -> bool:
+        """Whether `size` is a number of atoms that no batch of several frames exceeds."""
+        return self.kind in ("max", "filter")
+
 
 def parse_batch_size(value: str | int, path: str = "batch") -> BatchSize:
-    """Read ``8``, ``auto``, ``auto:N``, ``max:N`` (also ``mix:N``, N atoms) or ``mixed:N`` (N frames).
+    """Read ``8``, ``auto``, ``auto:N``, ``max:N`` (also ``mix:N``), ``filter:N`` (N atoms) or ``mixed:N`` (N frames).
 
     Raises
     ------
@@ -40,7 +45,7 @@ def parse_batch_size(value: str | int, path: str = "batch") -> BatchSize:
         size = int(number or DEFAULT_ATOMS)
         if size > 0:
             return BatchSize(_KINDS[kind], size)
-    raise ValueError(f"{path} {value!r} is not a number of frames, auto, auto:N, max:N or mixed:N")
+    raise ValueError(f"{path} {value!r} is not a number of frames, auto, auto:N, max:N, filter:N or mixed:N")
 
 
 class Sampler:
@@ -89,7 +94,7 @@ class Sampler:
                 continue
             index = int(self._order[position])
             after = atoms + int(self.n_atoms[index])
-            if chosen and self.size.kind == "max" and after > self.size.size:
+            if chosen and self.size.is_limit and after > self.size.size:
                 return chosen
             chosen.append(index)
             atoms = after
@@ -111,7 +116,7 @@ def fixed_batches(
         full = bool(batches) and (
             (size.kind == "frames" and len(batches[-1]) >= size.size)
             or (size.kind == "auto" and atoms >= size.size)
-            or (size.kind == "max" and atoms + n_atoms[index] > size.size)
+            or (size.is_limit and atoms + n_atoms[index] > size.size)
         )
         if full or not batches:
             if count is not None and len(batches) == count:

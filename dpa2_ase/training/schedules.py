@@ -29,15 +29,17 @@ class LearningRateConfig:
     decay_part: float = 0.1  # wsd: part of all steps
     decay: Literal["inverse_linear", "cosine", "linear"] = "inverse_linear"  # wsd
     warmup: int = 0  # steps
+    warmup_part: float | None = None  # of all steps, instead of `warmup`
     warmup_start: float = 0.0  # of `start`
     parts: dict[str, float] = field(default_factory=dict)  # factor of parameters whose name begins so; 0 freezes them
 
 
 def learning_rate(config: LearningRateConfig, step: int, n_steps: int) -> float:
     """The rate of step `step` (from zero) of `n_steps`."""
-    if step < config.warmup:
-        return config.start * (config.warmup_start + (1 - config.warmup_start) * step / config.warmup)
-    now, length = step - config.warmup, max(n_steps - config.warmup, 1)
+    warmup = config.warmup if config.warmup_part is None else int(config.warmup_part * n_steps)
+    if step < warmup:
+        return config.start * (config.warmup_start + (1 - config.warmup_start) * step / warmup)
+    now, length = step - warmup, max(n_steps - warmup, 1)
     if config.schedule == "exp":
         return _exponential(config, now, length)
     if config.schedule == "cosine":

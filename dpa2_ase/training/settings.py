@@ -1,8 +1,9 @@
-"""What a training is told: the short YAML file, and the classes every other input is turned into."""
+"""Settings files: the short YAML file of this package; ``input.json`` of DeePMD-kit is told apart from it."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -12,102 +13,25 @@ from typing import Any, Literal
 import yaml
 from ase.data import atomic_numbers
 
+from .configuration import (
+    DEFAULT_HEAD,
+    DataConfig,
+    Derivatives,
+    HeadConfig,
+    OptimizerConfig,
+    OutputConfig,
+    TrainingConfig,
+)
 from .data.checks import Kind, Limits
 from .data.files import read_frames
 from .heads import Sharing
 from .loss import LossConfig, Prefactor
 from .options import fill, joined
 from .presets import preset
-from .sampling import BatchSize, parse_batch_size
+from .sampling import parse_batch_size
 from .schedules import LearningRateConfig
 
-DEFAULT_HEAD = "Default"
-Derivatives = Literal["auto", "exact", "difference"]
-_AUTO_128, _AUTO_512 = BatchSize("auto", 128), BatchSize("auto", 512)
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Frames of one head: files and folders as `read_frames` takes them."""
-
-    train: tuple[str, ...]
-    valid: tuple[str, ...] = ()
-    batch: BatchSize = _AUTO_128
-    valid_batch: BatchSize = _AUTO_512
-    valid_batches: int | None = 10  # of each validation; None for all frames
-    weights: tuple[float, ...] | None = None  # probability of every entry of `train`; None counts frames
-    system_weights: Literal["frames", "equal"] | tuple[tuple[int, int, float], ...] = "frames"  # or runs of systems
-    keys: dict[str, str] = field(default_factory=dict)  # names of labels, see `LabelKeys`
-    pattern: str | None = None  # of systems below a folder
-    isolated_atoms: tuple[str, ...] = ()  # files of single atoms: their energies become the energy bias
-    filter: tuple[Kind, ...] = ("shape", "not-finite", "no-labels")  # kinds of findings whose frames are left out
-    limits: Limits = field(default_factory=Limits)  # from where on a frame is listed
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """One level of theory: a model section of DeePMD-kit, data and loss."""
-
-    model: dict[str, Any]
-    data: DataConfig
-    loss: LossConfig = field(default_factory=LossConfig)
-    probability: float = 1.0
-    finetune_head: str | None = None  # head of the pretrained model to start from; RANDOM for a new fitting net
-    atomic_energies: dict[str, float] = field(default_factory=dict)  # eV: energy biases that are not fitted
-    section: str = "model"  # path of the model section, for messages
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """Adam, AdamW with decoupled weight decay, or Muon for matrices (and Adam for the rest)."""
-
-    type: Literal["adam", "adamw", "muon"] = "adam"
-    betas: tuple[float, ...] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    clip: float | None = None  # largest norm of the gradient
-    ema: float | None = None  # decay of a running mean of all parameters, close to one
-
-
-@dataclass(frozen=True)
-class OutputConfig:
-    """Where results go, and how often; in steps."""
-
-    checkpoint: str = "model.pt"
-    save_every: int = 1000
-    keep: int = 0  # numbered copies besides the last one
-    log: str = "log.csv"
-    log_every: int = 100
-    validate_every: int = 1000
-    tensorboard: str | None = None  # folder
-
-    def __post_init__(self) -> None:
-        for name in ("save_every", "log_every", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"output.{name} should be at least 1, found {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """A whole training."""
-
-    heads: dict[str, HeadConfig]
-    steps: int
-    sharing: tuple[Sharing, ...] = ()
-    learning_rate: LearningRateConfig = field(default_factory=LearningRateConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    freeze: tuple[str, ...] = ()  # beginnings of parameter names, such as descriptor or descriptor.repinit
-    derivatives: Derivatives = "auto"  # of the loss; difference: fast, with compiled kernels (see training.difference)
-    seed: int = 0
-    output: OutputConfig = field(default_factory=OutputConfig)
-
-    @property
-    def probabilities(self) -> dict[str, float]:
-        """Probability of every head, their sum is one."""
-        total = sum(head.probability for head in self.heads.values())
-        return {name: head.probability / total for name, head in self.heads.items()}
-
-
-# ---- the YAML file -------------------------------------------------------------------------------------------------
+STEPS = 100_000  # where nothing is said
 
 
 @dataclass(frozen=True)
@@ -136,7 +60,7 @@ class _Data:
     valid_batches: int | None = 10
     weights: tuple[float, ...] | None = None
     keys: dict[str, str] = field(default_factory=dict)
-    pattern: str | None = None
+    pattern: tuple[str, ...] = ()
     isolated_atoms: tuple[str, ...] = ()
     atomic_energies: dict[str, float] = field(default_factory=dict)
     filter: tuple[Kind, ...] = DataConfig.filter
@@ -149,7 +73,8 @@ class _Data:
 @dataclass(frozen=True)
 class _File:
     elements: tuple[str, ...] = ()
-    steps: int = 100_000
+    steps: int | None = None
+    epochs: float | None = None
     model: str | dict[str, Any] = "small"
     precision: Literal["float32", "float64"] = "float32"
     data: _Data | None = None
@@ -230,7 +155,8 @@ def settings_of_table(content: Any, folder: Path = Path()) -> TrainingConfig:
     levels = dict.fromkeys(heads, 0)
     return TrainingConfig(
         heads=heads,
-        steps=file.steps,
+        steps=STEPS if file.steps is None else file.steps,
+        epochs=_epochs(file),
         sharing=(Sharing("descriptor", levels),) if len(heads) > 1 else (),
         learning_rate=file.learning_rate,
         optimizer=file.optimizer,
@@ -239,6 +165,18 @@ def settings_of_table(content: Any, folder: Path = Path()) -> TrainingConfig:
         seed=file.seed,
         output=file.output,
     )
+
+
+def _epochs(file: _File) -> dict[str, float]:
+    if file.epochs is None:
+        return {}
+    if file.steps is not None:
+        raise ValueError("steps and epochs exclude each other; remove one")
+    if file.heads:
+        raise ValueError("epochs belongs to a training of one head (data), as heads take theirs in turn; give steps")
+    if not 0 < file.epochs < math.inf:
+        raise ValueError(f"epochs should be above zero, found {file.epochs}")
+    return {DEFAULT_HEAD: file.epochs}
 
 
 def _elements(groups: Iterable[_Data], folder: Path) -> tuple[str, ...]:
@@ -262,6 +200,7 @@ def _data(data: _Data, path: str) -> DataConfig:
         isolated_atoms=data.isolated_atoms,
         filter=data.filter,
         limits=data.limits,
+        places=(joined(path, "train"), joined(path, "valid")),
     )
 
 

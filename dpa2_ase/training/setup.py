@@ -1,10 +1,9 @@
-"""From settings to what a trainer works with: frames read and checked, models built or loaded, statistics filled in."""
+"""From settings to the models a trainer works with: built or loaded, with statistics filled in."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,12 @@ from ..nn.repformer import Repformer
 from ..nn.se_atten import SeAtten
 from ..nn.three_body import ThreeBody
 from .biases import borrow_biases
-from .data.checks import check_frames
-from .data.files import System, read_frames, read_systems
-from .data.frames import Frame, LabelKeys
+from .configuration import HeadConfig, TrainingConfig
+from .data.files import read_frames
+from .data.frames import LabelKeys
 from .frameset import FrameSet
+from .head_data import HeadData, frame_set
 from .heads import Heads, Sharing, number_heads, random_potential
-from .settings import DataConfig, HeadConfig, TrainingConfig
 from .statistics import (
     change_energy_bias,
     energy_bias,
@@ -34,99 +33,7 @@ from .statistics import (
     write_energy_bias,
 )
 
-logger = logging.getLogger("dpa2_ase")
 RANDOM = "RANDOM"
-
-
-@dataclass(frozen=True)
-class HeadData:
-    """Frames of one head."""
-
-    train: FrameSet
-    valid: FrameSet | None
-    weights: np.ndarray | None  # probability of every training frame
-
-
-def read_data(data: DataConfig, model: Potential, path: str) -> HeadData:
-    """Read the frames of one head, leave out broken ones, and say what looks wrong.
-
-    Raises
-    ------
-    ValueError
-        For elements the model does not know, or if nothing is left.
-    """
-    keys = LabelKeys(**data.keys)
-    entries = [_read(entry, keys, data, model.type_map) for entry in data.train]
-    systems = [system for entry in entries for system in entry]
-    weights = _frame_weights(data, entries)
-    frames = [frame for system in systems for frame in system.frames]
-    report = check_frames(frames, model.type_map, data.limits)
-    unknown = [f for f in report.findings if f.kind == "unknown-element"]
-    if unknown:
-        raise ValueError(f"{path}.train: frame {unknown[0].frame}: {unknown[0].text}")
-    if not report.is_clean:
-        logger.warning("%s.train: %s", path, report.text(examples=1))
-    bad = set(report.frames(data.filter))
-    keep = [index for index in range(len(frames)) if index not in bad]
-    if not keep:
-        raise ValueError(f"{path}.train: no frame is left to train on: {', '.join(data.train)}")
-    valid = [f for entry in data.valid for s in _read(entry, keys, data, model.type_map) for f in s.frames]
-    _check_parameters([frames[i] for i in keep] + valid, model, path)
-    return HeadData(
-        train=frame_set([frames[i] for i in keep], model),
-        valid=frame_set(_without_broken(valid, data), model) if valid else None,
-        weights=None if weights is None else weights[keep],
-    )
-
-
-def _check_parameters(frames: Sequence[Frame], model: Potential, path: str) -> None:
-    """Refuse frames that lack the parameters the model takes."""
-    fitting = getattr(model.config, "fitting_net", None)
-    if fitting is None:
-        return
-    wanted = {"fparam": fitting.numb_fparam * (fitting.default_fparam is None)}
-    wanted["aparam"] = fitting.numb_aparam * (not fitting.use_aparam_as_mask)
-    for number, frame in enumerate(frames):
-        for name, size in wanted.items():
-            values = getattr(frame, name)
-            if size and (values is None or values.shape[-1] != size):
-                found = "none" if values is None else f"{values.shape[-1]}"
-                raise ValueError(f"{path}: frame {number} has {found} of the {size} numbers of {name} the model takes")
-
-
-def frame_set(frames: Sequence[Frame], model: Potential) -> FrameSet:
-    """Frames as the input of a model."""
-    excluded = getattr(model.config, "atom_exclude_types", ())
-    return FrameSet(frames, model.type_map, model.cutoff, excluded=excluded)
-
-
-def _read(entry: str, keys: LabelKeys, data: DataConfig, names: Sequence[str]) -> list[System]:
-    return read_systems(entry, keys=keys, names=names, pattern=data.pattern)
-
-
-def _without_broken(frames: list[Frame], data: DataConfig) -> list[Frame]:
-    return check_frames(frames, limits=data.limits).without(frames, data.filter)
-
-
-def _frame_weights(data: DataConfig, entries: list[list[System]]) -> np.ndarray | None:
-    """Probabilities of frames from those of entries or systems; ``None`` where all frames are alike."""
-    sizes = [len(system.frames) for entry in entries for system in entry]
-    if data.weights is not None:
-        if len(data.weights) != len(entries):
-            raise ValueError(f"weights has {len(data.weights)} numbers for {len(entries)} entries of train")
-        counts = [sum(len(system.frames) for system in entry) for entry in entries]
-        return np.concatenate([np.full(n, w / n) for n, w in zip(counts, data.weights, strict=True)])
-    if data.system_weights == "frames":
-        return None
-    if data.system_weights == "equal":
-        return np.concatenate([np.full(size, 1 / size) for size in sizes])
-    weights = np.zeros(sum(sizes))
-    ends = np.cumsum([0, *sizes])
-    for first, last, weight in data.system_weights:
-        if not 0 <= first < last <= len(sizes):
-            raise ValueError(f"probabilities of systems {first} to {last}: there are {len(sizes)} systems")
-        weights[ends[first] : ends[last]] = weight / (ends[last] - ends[first])
-    return weights
 
 
 def new_heads(config: TrainingConfig) -> Heads:
@@ -278,7 +185,7 @@ def change_bias(
     known = heads_of_file(model)
     potentials = {name: load_potential(model, name) for name in known}
     chosen = read_checkpoint(model, head).head
-    frames = frame_set([frame for entry in data for frame in read_frames(entry)], potentials[chosen])
+    frames = frame_set([frame for entry in data for frame in read_frames(entry)], potentials[chosen].config)
     if not any(frame.energy is not None for frame in frames.frames):
         raise ValueError(f"{', '.join(data)}: no frame has an energy to fit to")
     before = energy_error(potentials[chosen], frames, seed)

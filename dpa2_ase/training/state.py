@@ -26,6 +26,7 @@ class TrainingState:
     samplers: dict[str, tuple[int, int]]
     random: Tensor  # torch's generator
     ema: dict[str, Tensor] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)  # losses and errors since the last report
 
     def table(self) -> dict[str, Any]:
         """As nested tables of tensors and plain values."""
@@ -36,6 +37,7 @@ class TrainingState:
             "samplers": {name: list(state) for name, state in self.samplers.items()},
             "random": self.random,
             "ema": self.ema,
+            "progress": self.progress,
         }
 
 
@@ -64,7 +66,8 @@ def read_state(path: str | Path) -> TrainingState:
             f"{path} holds a model but no training of this package to continue; start from it with --init-model"
         )
     samplers = {name: (int(epoch), int(position)) for name, (epoch, position) in stored["samplers"].items()}
-    return TrainingState(stored["step"], stored["optimizer"], samplers, stored["random"], stored["ema"])
+    progress = stored.get("progress", {})  # not in files of before
+    return TrainingState(stored["step"], stored["optimizer"], samplers, stored["random"], stored["ema"], progress)
 
 
 def _with_tensors(value: Any, archive: TorchArchive) -> Any:

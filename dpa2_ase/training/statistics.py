@@ -184,7 +184,7 @@ def _missed_energies(potential: Potential, frames: FrameSet, seed: int, limit: i
     chosen = [i for i in sample(frames, seed, limit) if frames.frames[i].energy is not None]
     predicted: list[float] = []
     for part in _parts(chosen):
-        batch = frames.batch(part)
+        batch = frames.batch(part, potential.model.get_buffer("out_bias").device)
         with torch.no_grad():
             predicted += potential(batch.graph, batch.fparam, batch.aparam).tolist()
     energies = np.array([frames.frames[i].energy for i in chosen], dtype=float)

@@ -10,7 +10,8 @@ TEMPLATE = f"""\
 data:
   train: [path/to/train.xyz]    # whatever ASE reads, DeePMD systems (folders, .hdf5, LMDB) or folders of such
   valid: [path/to/valid.xyz]    # for the errors in the log; nothing is learned from these frames
-  batch: auto:128               # frames until there are so many atoms; also max:N, or a number of frames
+  batch: auto:128               # frames until there are so many atoms; also max:N, filter:N (max:N without larger
+                                # frames), or a number of frames
   # keys: {{energy: dft_energy, forces: dft_forces, stress: dft_stress, weight: my_weight}}   # names of labels
   # isolated_atoms: [atoms.xyz]   # energies of single atoms, to count energies from; or by name:
   # atomic_energies: {{H: -13.6}}   # eV
@@ -26,7 +27,7 @@ data:
 model: small                  # {", ".join(PRESETS)}, or a model section as DeePMD-kit's
 precision: float32            # of the nets
 # elements: [H, O]            # what the model knows, in this order; by default the elements of data
-steps: 100000
+steps: 100000                 # or epochs: 50
 seed: 1
 derivatives: auto             # of the loss; exact: differentiate twice, slower on CPUs; difference: never
 
@@ -39,7 +40,7 @@ learning_rate:
   schedule: exp               # also cosine, wsd
   start: 1.0e-3
   stop: 1.0e-6
-  warmup: 0                   # steps
+  warmup: 0                   # steps; or warmup_part: 0.01, of all steps
   # parts: {{descriptor: 0.1}}  # factors for parts of the model; 0 freezes one
 
 optimizer:

@@ -15,19 +15,21 @@ from ..checkpoint.writing import HeadNotes, write_checkpoint
 from ..kernels.training import TrainableTwin, trainable_obstacle
 from ..model import Potential, Prediction, differentiable
 from .averages import Exchange
+from .configuration import TrainingConfig
 from .difference import STEP, add_gradients, is_truncated, leaves, obstacle
 from .distributed import Processes
 from .frameset import Batch
-from .heads import Heads, parameter_name, trainable_parameters
+from .head_data import HeadData
+from .heads import Heads, check_parts, trainable_parameters
 from .logbook import Display, Logbook
 from .loss import LossConfig, loss_terms, total_loss
-from .metrics import QUANTITIES, Errors
-from .muon import Muon, is_matrix
+from .metrics import Errors
+from .optimizers import ScaledOptimizer
+from .progress import Progress
 from .sampling import Sampler, fixed_batches
 from .schedules import learning_rate
-from .settings import TrainingConfig
-from .setup import HeadData
 from .state import KEY, TrainingState, keep_newest
+from .statistics import change_energy_bias
 from .stopping import stop_requests
 
 
@@ -75,8 +77,9 @@ class Trainer:
         self.device, self.processes = torch.device(device), processes or Processes()
         rates = config.learning_rate.parts
         frozen = [*config.freeze, *(part for part, factor in rates.items() if factor == 0)]
+        check_parts(self.heads, rates)
         self.parameters = trainable_parameters(self.heads, frozen)
-        self.optimizer = self._make_optimizer(rates)
+        self.optimizer = ScaledOptimizer(config.optimizer, self.parameters, config.learning_rate.start, rates)
         self.samplers = {
             name: Sampler(d.train.n_atoms, config.heads[name].data.batch, config.seed + number, d.weights)
             for number, (name, d) in enumerate(data.items())
@@ -85,28 +88,7 @@ class Trainer:
         self.ema = {} if decay is None else {n: p.detach().clone() for n, p in self.parameters.items()}
         self._twins: dict[str, TrainableTwin | None] = {}
         self.step_number = 0
-        self.errors: dict[str, Errors] = {name: Errors() for name in heads.names}
-        self.losses: dict[str, list[float]] = {name: [] for name in heads.names}
-
-    def _make_optimizer(self, rates: Mapping[str, float]) -> torch.optim.Optimizer:
-        options = self.config.optimizer
-        groups: dict[tuple[float, bool], list[Tensor]] = {}
-        for name, parameter in self.parameters.items():
-            fitting = [part for part in rates if parameter_name(name).startswith(part)]
-            factor = rates[max(fitting, key=len)] if fitting else 1.0
-            matrix = options.type == "muon" and is_matrix(name, parameter)
-            groups.setdefault((factor, matrix), []).append(parameter)
-        self._factors = [factor for factor, _ in groups]
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": Muon}[options.type]
-        return kind(
-            [
-                {"params": members, "matrices": matrix} if kind is Muon else {"params": members}
-                for (_, matrix), members in groups.items()
-            ],
-            lr=self.config.learning_rate.start,
-            betas=(options.betas[0], options.betas[-1]),
-            weight_decay=options.weight_decay,
-        )
+        self.progress = Progress(heads.names)
 
     # ---- one step ----------------------------------------------------------------------------------------------------
 
@@ -114,8 +96,6 @@ class Trainer:
         """Draw a head and a batch, and improve the parameters; returns the loss."""
         config = self.config
         rate = learning_rate(config.learning_rate, self.step_number, config.steps)
-        for group, factor in zip(self.optimizer.param_groups, self._factors, strict=True):
-            group["lr"] = rate * factor
         head = self._draw_head()
         drawn = [next(self.samplers[head]) for _ in range(self.processes.count)]
         batch = self.data[head].train.batch(drawn[self.processes.rank], self.device)
@@ -125,9 +105,7 @@ class Trainer:
                 f"the loss is {loss} at step {self.step_number} (head {head!r}); lower learning_rate.start, set "
                 "optimizer.clip, or look for broken frames with the checks of the data"
             )
-        if config.optimizer.clip is not None:
-            torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), config.optimizer.clip)
-        self.optimizer.step()
+        self.optimizer.step(rate)
         self._update_ema()
         self.step_number += 1
         return loss
@@ -138,7 +116,7 @@ class Trainer:
         `ratio` is the learning rate over the first one.
         """
         loss_config = self.config.heads[head].loss
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.torch.zero_grad(set_to_none=True)
         twin = self._twin(head, batch)
         if twin is None:
             prediction = predict(self.heads[head], batch, gradient=loss_config.needs_gradient, training=True)
@@ -150,8 +128,7 @@ class Trainer:
             add_gradients(twin.by_parameters, batch, prediction, STEP[twin.dtype])
         self.processes.sum_gradients(self.parameters.values())
         value = float(self.processes.total(loss.detach()))
-        self.errors[head].add(prediction, batch)
-        self.losses[head].append(value)
+        self.progress.add(head, value, prediction, batch)
         return value
 
     def _twin(self, head: str, batch: Batch) -> TrainableTwin | None:
@@ -199,7 +176,9 @@ class Trainer:
         output, last = self.config.output, min(self.config.steps, until or self.config.steps)
         first = self.processes.is_first
         Path(output.checkpoint).parent.mkdir(parents=True, exist_ok=True)
-        log = Logbook(Path(output.log), self._columns(), self.step_number, output.tensorboard) if first else None
+        log = (
+            Logbook(Path(output.log), self.progress.columns(), self.step_number, output.tensorboard) if first else None
+        )
         display = Display(self.step_number, self.config.steps, quiet=quiet or not first)
         try:
             with stop_requests() as asked:
@@ -220,6 +199,9 @@ class Trainer:
     def _after_step(self, log: Logbook | None, display: Display, *, is_last: bool, stores: bool) -> None:
         """Report and store what is due."""
         output, done = self.config.output, self.step_number
+        if self.config.change_bias and done == self.config.steps:
+            for name, potential in self.heads.items():
+                change_energy_bias(potential, self.data[name].train, self.config.seed)
         validates = is_last or done % output.validate_every == 0
         if validates or done % output.log_every == 0:
             values = self._report(validate=validates)
@@ -229,26 +211,13 @@ class Trainer:
         if self.processes.is_first and (is_last or stores or done % output.save_every == 0):
             self.save(Path(output.checkpoint))
 
-    def _columns(self) -> list[str]:
-        parts = [
-            f"{part}/{quantity}_{kind}"
-            for part in ("train", "valid")
-            for quantity in QUANTITIES
-            for kind in ("rmse", "mae")
-        ]
-        return [f"{name}/{column}" for name in self.heads.names for column in ("loss", *parts)]
-
     def _report(self, *, validate: bool) -> dict[str, float]:
         """Errors since the last report, and of the validation frames."""
         values = {"learning_rate": learning_rate(self.config.learning_rate, self.step_number - 1, self.config.steps)}
-        for name in self.heads.names:
-            if self.losses[name]:
-                values[f"{name}/loss"] = float(np.mean(self.losses[name]))
-            values |= {f"{name}/train/{key}": value for key, value in self.errors[name].table().items()}
-            if validate and self.processes.is_first:
+        values |= self.progress.report()
+        if validate and self.processes.is_first:
+            for name in self.heads.names:
                 values |= {f"{name}/valid/{key}": value for key, value in self.validate(name).table().items()}
-        self.errors = {name: Errors() for name in self.heads.names}
-        self.losses = {name: [] for name in self.heads.names}
         return values
 
     def validate(self, head: str, *, every_frame: bool = False) -> Errors:
@@ -291,16 +260,18 @@ class Trainer:
 
     def _notes(self, name: str) -> HeadNotes:
         observed = sorted({symbol for frame in self.data[name].train.frames for symbol in frame.symbols})
-        return HeadNotes(observed=observed)
+        head = self.config.heads[name]
+        return HeadNotes(observed, head.aliases, head.info)
 
     def state(self) -> TrainingState:
         """What is needed to continue, beside the parameters."""
         return TrainingState(
             step=self.step_number,
-            optimizer=self.optimizer.state_dict(),
+            optimizer=self.optimizer.torch.state_dict(),
             samplers={name: sampler.state for name, sampler in self.samplers.items()},
             random=torch.random.get_rng_state(),
             ema=self.ema,
+            progress=self.progress.state(),
         )
 
     def restore(self, state: TrainingState) -> None:
@@ -310,10 +281,11 @@ class Trainer:
         if bool(state.ema) != bool(self.ema) or state.ema.keys() != self.ema.keys():
             raise ValueError("optimizer.ema or the trained parameters differ from those of the checkpoint")
         try:
-            self.optimizer.load_state_dict(state.optimizer)
+            self.optimizer.torch.load_state_dict(state.optimizer)
         except ValueError as error:
             raise ValueError(f"the checkpoint was trained with other parameters or rates per part ({error})") from error
         self.step_number = state.step
+        self.progress.restore(state.progress)
         torch.random.set_rng_state(state.random)
         for name, sampler in self.samplers.items():
             sampler.restore(state.samplers[name])

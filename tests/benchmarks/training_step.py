@@ -30,9 +30,9 @@ def ours(options: argparse.Namespace, precision: str, derivatives: str) -> dict[
 
     from dpa2_ase.training.data.files import read_frames
     from dpa2_ase.training.frameset import FrameSet
+    from dpa2_ase.training.head_data import HeadData
     from dpa2_ase.training.run import make_trainer
     from dpa2_ase.training.settings import settings_of_table
-    from dpa2_ase.training.setup import HeadData
 
     torch.set_num_threads(options.threads)
     frames = read_frames(options.data)[: 4 * options.frames]

@@ -39,7 +39,7 @@ def read_frames(
     *,
     keys: LabelKeys | None = None,
     names: Sequence[str] | None = None,
-    pattern: str | None = None,
+    pattern: str | Sequence[str] | None = None,
 ) -> list[Frame]:
     """All frames of a file or folder.
 
@@ -53,7 +53,7 @@ def read_frames(
     names
         Type map of systems that have none.
     pattern
-        Glob pattern of the systems below a folder.
+        Glob pattern of the systems below a folder, or several.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def read_systems(
     *,
     keys: LabelKeys | None = None,
     names: Sequence[str] | None = None,
-    pattern: str | None = None,
+    pattern: str | Sequence[str] | None = None,
 ) -> list[System]:
     """The systems of a file or folder, parameters as in `read_frames`; what ASE reads is one system."""
     text = str(path)
@@ -102,10 +102,13 @@ def _stored(stores: list[Store], names: Sequence[str] | None, path: str) -> list
     return [System(store.name, read_system(store, names), tuple(type_map(store))) for store in stores]
 
 
-def _below_folder(path: Path, pattern: str | None) -> list[Store]:
-    if pattern is None and (path / "type.raw").is_file():
+def _below_folder(path: Path, pattern: str | Sequence[str] | None) -> list[Store]:
+    if not pattern and (path / "type.raw").is_file():
         return [Folder(path)]
-    found = path.rglob(pattern) if pattern else (file.parent for file in path.rglob("type.raw"))
+    patterns = [pattern] if isinstance(pattern, str) else pattern or ()
+    found = [folder for one in patterns for folder in path.rglob(one)]
+    if not patterns:
+        found = [file.parent for file in path.rglob("type.raw")]
     return [Folder(folder) for folder in sorted(set(found)) if (folder / "type.raw").is_file()]
 
 
