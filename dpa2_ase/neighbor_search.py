@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from ase.geometry import minkowski_reduce
 from matscipy.neighbours import neighbour_list
+
+from .search_box import Box, Edges, norms
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_EDGES = 5e8  # candidates of one search; each costs about 100 bytes, and any model far more
 MAX_BINS = 4e6  # bins of one search, the memory of empty space; larger systems may use more, see `_bin_width`
+ROUNDING = 1e-12  # of an edge vector, relative to the coordinates it is made of; some dozens of roundings
 MAX_TABLE = 2e6  # distances of one table; bins are quicker for more
-
-Edges = tuple[np.ndarray, np.ndarray, np.ndarray]  # center (E,), neighbor (E,), shift (E, 3)
-
-
-def norms(vectors: np.ndarray) -> np.ndarray:
-    """Lengths (E,) of `vectors` (E, 3)."""
-    return np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
 
 
 def edge_vectors(positions: np.ndarray, cell: np.ndarray, edges: Edges) -> np.ndarray:
@@ -33,16 +31,15 @@ def edge_vectors(positions: np.ndarray, cell: np.ndarray, edges: Edges) -> np.nd
 
 def rounding_error(positions: np.ndarray, cell: np.ndarray) -> float:
     """Bound of the rounding error of an edge vector, in Å."""
-    return 1e-12 * (np.abs(positions).max() + np.abs(cell).max())
+    return ROUNDING * (np.abs(positions).max() + np.abs(cell).max())
 
 
-def lattice_normals(lattice: np.ndarray) -> np.ndarray:
-    """Orthonormal vectors (3 - k, 3) perpendicular to the k rows of `lattice` (k, 3)."""
-    return np.linalg.svd(lattice)[2][len(lattice) :]
-
-
-def find_pairs(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, radius: float) -> Edges:
+def find_pairs(
+    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, radius: float, device: torch.device | None = None
+) -> Edges:
     """All pairs at most `radius` apart, images of periodic directions included, in the order of `NeighborList`.
+
+    Bins are searched on a `device` if one is given.
 
     Raises
     ------
@@ -53,70 +50,22 @@ def find_pairs(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, radius:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 3), np.int64)
     # the searches leave out or misjudge pairs by their own rounding, and that of wrapping and cutting
     reach = radius * (1.0 + 1e-6) + 1e3 * rounding_error(positions, cell)
-    box = _Box.around(positions, cell, pbc, reach)
+    box = Box.around(positions, cell, pbc, reach)
     images = _images(box, reach)
+    if images is None and device is not None:
+        from .device_search import find_pairs_on
+
+        return find_pairs_on(device, box, _bin_width(box, reach), positions, cell, radius)
     edges = _pairs_in_bins(box, reach) if images is None else _pairs_in_table(box, images, reach)
     near = np.flatnonzero(norms(edge_vectors(positions, cell, edges)) <= radius)
     edges = edges[0].take(near), edges[1].take(near), edges[2].take(near, axis=0)
     return _ordered(edges, len(positions)) if images is None else edges
 
 
-@dataclass(frozen=True, eq=False)
-class _Box:
-    """Atoms in a box of their own, in which all pairs within a reach have the vectors they had.
-
-    Lattice vectors are as short as possible, unit normals stand along open directions, atoms are wrapped, and empty
-    layers wider than the reach are cut down to the reach: no pair within it goes across such a layer.
-    """
-
-    fractions: np.ndarray  # (3, N), from zero to `lengths`
-    lengths: np.ndarray  # (3,) of the axes after cutting, in units of those before
-    axes: np.ndarray  # (3, 3) before cutting
-    wraps: np.ndarray  # (3, N) whole cells that wrapping took off
-    reduction: np.ndarray  # (3, 3) whole numbers, from the axes to the cell given
-    pbc: np.ndarray
-
-    @classmethod
-    def around(cls, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, reach: float) -> _Box:
-        """The box of a structure."""
-        _, reduction = minkowski_reduce(cell, pbc)  # identity along open directions
-        axes = reduction @ cell
-        axes[~pbc] = lattice_normals(cell[pbc])
-        fractions = np.linalg.solve(axes.T, positions.T)
-        wraps = np.where(pbc[:, None], np.floor(fractions), 0.0)
-        fractions -= wraps
-        limits = reach * norms(np.linalg.inv(axes).T)
-        lengths = np.array([_cut_gaps(fractions[k], limits[k], pbc[k]) for k in range(3)])
-        return cls(fractions, lengths, axes, wraps, reduction, pbc)
-
-    @property
-    def heights(self) -> np.ndarray:
-        """Distances of opposite faces (3,), Å."""
-        return self.lengths / norms(np.linalg.inv(self.axes).T)
-
-    def given_shifts(self, shift: np.ndarray) -> np.ndarray:
-        """Whole cells of the box (E, 3) as cells of the structure."""
-        return shift @ self.reduction
-
-
-def _cut_gaps(fractions: np.ndarray, limit: float, periodic: bool) -> float:
-    """Shorten gaps between `fractions` (N,) along one axis to `limit`, in place, and return the length of the axis.
-
-    An open axis has a gap of `limit` around the atoms; half of the outer gap comes first, so no atom is outside.
-    """
-    order = np.argsort(fractions, kind="stable")
-    ordered = fractions[order] - fractions[order[0]]
-    outer = min(1.0 - ordered[-1], limit) if periodic else limit
-    excess = np.maximum(np.diff(ordered, prepend=0.0) - limit, 0.0)
-    ordered -= np.cumsum(excess)
-    fractions[order] = ordered + 0.5 * outer
-    return ordered[-1] + outer
-
-
 # ---- in a table -----------------------------------------------------------------------------------------------------
 
 
-def _images(box: _Box, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def _images(box: Box, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Images that may be near an atom of the box: atoms (M,), shifts (M, 3) and whether one is the atom itself (M,).
 
     In the order that neighbors of one atom have in a list; ``None`` where a table of all distances would be too large.
@@ -137,7 +86,7 @@ def _images(box: _Box, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return atom[order], shift[order], (shift[order] == 0).all(axis=1)
 
 
-def _pairs_in_table(box: _Box, images: tuple[np.ndarray, np.ndarray, np.ndarray], reach: float) -> Edges:
+def _pairs_in_table(box: Box, images: tuple[np.ndarray, np.ndarray, np.ndarray], reach: float) -> Edges:
     """All pairs within the reach, and some beyond it."""
     atom, shift, is_own = images
     axes = box.axes
@@ -156,11 +105,9 @@ def _pairs_in_table(box: _Box, images: tuple[np.ndarray, np.ndarray, np.ndarray]
 # ---- in bins --------------------------------------------------------------------------------------------------------
 
 
-def _pairs_in_bins(box: _Box, reach: float) -> Edges:
+def _pairs_in_bins(box: Box, reach: float) -> Edges:
     """All pairs within the reach, and some beyond it, in no particular order."""
-    heights = box.heights
-    width = _bin_width(heights, reach, box.fractions.shape[1])
-    _check_size(box.fractions / box.lengths[:, None], heights, box.pbc, width)
+    width = _bin_width(box, reach)
     center, neighbor, shift = neighbour_list(
         "ijS",
         positions=np.ascontiguousarray(box.fractions.T @ box.axes),
@@ -174,10 +121,15 @@ def _pairs_in_bins(box: _Box, reach: float) -> Edges:
     return center.astype(np.int64), neighbor.astype(np.int64), shift
 
 
-def _bin_width(heights: np.ndarray, radius: float, n_atoms: int) -> float:
-    """Return the search radius, or a larger one where bins of that width would be too many for the memory."""
+def _bin_width(box: Box, radius: float) -> float:
+    """Return the search radius, or a larger one where bins of that width would be too many for the memory.
+
+    Raises ValueError where the pairs would be too many.
+    """
+    heights, n_atoms = box.heights, box.fractions.shape[1]
     while np.prod(np.maximum(np.floor(heights / radius), 1.0)) > max(MAX_BINS, 8 * n_atoms):
         radius *= 1.25
+    _check_size(box.fractions / box.lengths[:, None], heights, box.pbc, radius)
     return radius
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ase import Atoms
 
-from .neighbor_search import edge_vectors, find_pairs, lattice_normals, norms, rounding_error
+from .neighbor_search import ROUNDING, edge_vectors, find_pairs, rounding_error
+from .search_box import lattice_normals, norms
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_LENGTH = 1e9  # Å; float64 resolves 1e-7 Å there
 MIN_LENGTH = 1e-3  # Å; a lattice thinner than this is taken for a missing vector
@@ -68,22 +75,29 @@ class NeighborList:
         ValueError
             If positions or cell are not finite, or the cell is singular; see `build_neighbor_list`.
         """
-        known_lattice = np.array_equal(atoms.cell.array, self.cell) and np.array_equal(atoms.pbc, self.pbc)
+        known_lattice = bool((atoms.cell.array == self.cell).all() and (atoms.pbc == self.pbc).all())
+        if known_lattice and len(atoms) == len(self.positions) and self._covers(atoms.positions - self.positions):
+            return True  # what is not finite is not covered
         positions, cell, pbc = _read_geometry(atoms, check_lattice=not known_lattice)
-        if len(positions) != len(self.positions) or not np.array_equal(pbc, self.pbc):
+        if known_lattice or len(positions) != len(self.positions) or not np.array_equal(pbc, self.pbc):
             return False
-        same_cell = known_lattice or np.array_equal(cell[pbc], self.cell[pbc])
-        if len(positions) == 0 or (same_cell and np.array_equal(positions, self.positions)):
+        if not len(positions) or np.array_equal(cell[pbc], self.cell[pbc]):
+            return self._covers(positions - self.positions)
+        deformation = _deformation(self.cell[pbc], cell[pbc])
+        shrinkage = max(0.0, 1.0 - np.linalg.svd(deformation, compute_uv=False)[-1])
+        lost = (self.cutoff + self.skin) * shrinkage + rounding_error(positions, cell)
+        return self._covers(positions - self.positions @ deformation, lost)
+
+    def _covers(self, moves: np.ndarray, lost: float = 0.0) -> bool:
+        """Whether the skin, less what a deformation took of it (Å), is enough for `moves` (N, 3), which are changed."""
+        largest = np.abs(moves).max(initial=0.0)
+        if not largest and not lost:
             return True
-        before, shrinkage = self.positions, 0.0
-        if not same_cell:
-            deformation = _deformation(self.cell[pbc], cell[pbc])
-            before = before @ deformation
-            shrinkage = max(0.0, 1.0 - np.linalg.svd(deformation, compute_uv=False)[-1])
-        moves = positions - before  # (N, 3)
-        moves -= moves.mean(axis=0)
-        loss = 2.0 * norms(moves).max() + (self.cutoff + self.skin) * shrinkage
-        return bool(loss + rounding_error(positions, cell) + self._rounding <= self.skin)
+        if not largest < MAX_LENGTH:
+            return False
+        moves -= moves.sum(axis=0) / len(moves)
+        loss = 2.0 * math.sqrt(np.einsum("ij,ij->i", moves, moves).max())
+        return bool(loss + lost + 2.0 * self._rounding + ROUNDING * largest <= self.skin)
 
     @cached_property
     def _rounding(self) -> float:
@@ -122,7 +136,64 @@ class NeighborList:
         return self.center[near], self.neighbor[near], vectors.take(near, axis=0), self.shift.take(near, axis=0)
 
 
-def build_neighbor_list(atoms: Atoms, cutoff: float, skin: float = 0.0) -> NeighborList:
+class Pairs:
+    """Numbers of pairs of one structure, or of `copies` of it side by side."""
+
+    def __init__(self, neighbors: NeighborList) -> None:
+        vectors = neighbors.positions[neighbors.neighbor] - neighbors.positions[neighbors.center]
+        vectors = vectors + neighbors.shift @ neighbors.cell
+        self._squared = np.einsum("ea,ea->e", vectors, vectors)
+        self._neighbors, self.copies = neighbors, 1
+        self._known: dict[tuple[float, int], tuple[float, float, float]] = {}
+
+    def times(self, copies: int) -> Pairs:
+        """The numbers of so many structures like this one."""
+        other = copy.copy(self)
+        other.copies = copies
+        return other
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms."""
+        return self.copies * len(self._neighbors.positions)
+
+    @property
+    def n_listed(self) -> int:
+        """Number of pairs in the neighbor list."""
+        return self.copies * len(self._neighbors.center)
+
+    def edges(self, cutoff: float, nsel: int) -> float:
+        """Number of edges of a block."""
+        return self.copies * self._sums(cutoff, nsel)[0]
+
+    def squares(self, cutoff: float, nsel: int) -> float:
+        """Sum of the squared numbers of neighbors: pairs of edges of a block."""
+        return self.copies * self._sums(cutoff, nsel)[1]
+
+    def padded(self, cutoff: float, nsel: int) -> float:
+        """Number of places of the dense arrays in which `AtomicGraph.sum_outer` lays the edges of a block."""
+        return self.copies * self._sums(cutoff, nsel)[2]
+
+    def _sums(self, cutoff: float, nsel: int) -> tuple[float, float, float]:
+        if (cutoff, nsel) not in self._known:
+            near = self._neighbors.center[self._squared <= cutoff**2]
+            degrees = np.minimum(np.bincount(near, minlength=len(self._neighbors.positions)), nsel).astype(float)
+            self._known[cutoff, nsel] = degrees.sum(), (degrees**2).sum(), _padded(degrees)
+        return self._known[cutoff, nsel]
+
+
+def _padded(degrees: np.ndarray) -> float:
+    """All as wide as the widest or, where that would be more than twice the edges, in groups of similar degree."""
+    whole = float(len(degrees) * degrees.max(initial=0))
+    if whole <= 2 * degrees.sum():
+        return whole
+    groups = np.ceil(np.log2(degrees[degrees > 0]))
+    return float(sum((groups == n).sum() * degrees[degrees > 0][groups == n].max() for n in np.unique(groups)))
+
+
+def build_neighbor_list(
+    atoms: Atoms, cutoff: float, skin: float = 0.0, device: torch.device | None = None
+) -> NeighborList:
     """Find all pairs of atoms at most ``cutoff + skin`` apart, images of periodic directions included.
 
     Parameters
@@ -133,6 +204,8 @@ def build_neighbor_list(atoms: Atoms, cutoff: float, skin: float = 0.0) -> Neigh
         Radius of interest in Å.
     skin
         What to search beyond the cutoff, in Å, so that the list outlives small moves.
+    device
+        Where to search large structures, see `dpa2_ase.device_search`; ``None`` for the CPU.
 
     Returns
     -------
@@ -151,7 +224,7 @@ def build_neighbor_list(atoms: Atoms, cutoff: float, skin: float = 0.0) -> Neigh
     if not 0.0 <= skin < np.inf:
         raise ValueError(f"skin must be a finite number of Å, zero or larger, got {skin}")
     positions, cell, pbc = _read_geometry(atoms)
-    center, neighbor, shift = find_pairs(positions, cell, pbc, cutoff + skin)
+    center, neighbor, shift = find_pairs(positions, cell, pbc, cutoff + skin, device)
     for array in (center, neighbor, shift, positions, cell, pbc):
         array.setflags(write=False)
     return NeighborList(center, neighbor, shift, cutoff, skin, positions, cell, pbc)
@@ -162,18 +235,22 @@ def _read_geometry(atoms: Atoms, *, check_lattice: bool = True) -> tuple[np.ndar
     positions = np.array(atoms.positions, dtype=np.float64, order="C")
     cell = np.array(atoms.cell, dtype=np.float64, order="C")
     pbc = np.array(atoms.pbc, dtype=bool)
-    bad = np.flatnonzero(~(np.abs(positions) < MAX_LENGTH).all(axis=1))
-    if len(bad):
-        more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
-        raise ValueError(
-            f"positions of atoms {bad[:10].tolist()}{more} are not finite numbers below {MAX_LENGTH:g} Å; "
-            "check where the structure comes from, or whether the simulation has exploded"
-        )
+    if not np.abs(positions).max(initial=0.0) < MAX_LENGTH:
+        raise ValueError(_unusable(positions))
     if not (np.abs(cell) < MAX_LENGTH).all():
         raise ValueError(f"cell {cell.tolist()} has entries that are not finite numbers below {MAX_LENGTH:g} Å")
     if check_lattice and pbc.any():
         _check_lattice(cell, pbc)
     return positions, cell, pbc
+
+
+def _unusable(positions: np.ndarray) -> str:
+    bad = np.flatnonzero(~(np.abs(positions) < MAX_LENGTH).all(axis=1))
+    more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
+    return (
+        f"positions of atoms {bad[:10].tolist()}{more} are not finite numbers below {MAX_LENGTH:g} Å; "
+        "check where the structure comes from, or whether the simulation has exploded"
+    )
 
 
 def _check_lattice(cell: np.ndarray, pbc: np.ndarray) -> None:

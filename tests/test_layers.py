@@ -15,7 +15,7 @@ import dpa2_ase
 PACKAGE = Path(dpa2_ase.__file__).parent
 LAYERS = {
     "config": 0, "option_values": 0, "parsing": 0, "ops": 0, "hdf5": 0,
-    "neighbors": 1, "neighbor_search": 1, "graph": 1, "topology": 1,
+    "neighbors": 1, "neighbor_search": 1, "device_search": 1, "search_box": 1, "graph": 1, "topology": 1,
     "nn": 2,
     "derivatives": 3, "model": 3,
     "checkpoint": 4, "download": 4, "bundled": 4,

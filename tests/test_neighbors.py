@@ -4,22 +4,27 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from matscipy.neighbours import neighbour_list
 
-from dpa2_ase import neighbor_search
+from dpa2_ase import neighbor_search, neighbors
+from dpa2_ase.neighbor_search import find_pairs
 from dpa2_ase.neighbors import build_neighbor_list
 
 ALL_PBC = list(itertools.product([False, True], repeat=3))
 pytestmark = pytest.mark.usefixtures("way")
 
 
-@pytest.fixture(params=["table", "bins"])
+@pytest.fixture(params=["table", "bins", "device"])
 def way(request, monkeypatch):
-    """Search in bins also where a table would be quicker, so that everything holds for both."""
-    if request.param == "bins":
+    """Search in bins, here and on a device, also where a table would be quicker, so that everything holds for all."""
+    if request.param != "table":
         monkeypatch.setattr(neighbor_search, "MAX_TABLE", 0)
+    if request.param == "device":
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        monkeypatch.setattr(neighbors, "find_pairs", lambda *geometry: find_pairs(*geometry[:4], device))
 
 
 def brute_force(atoms, cutoff):

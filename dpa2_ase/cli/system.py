@@ -11,6 +11,7 @@ def system_facts() -> dict[str, str]:
     import torch
 
     from .. import __version__
+    from ..device_search import search_device
     from ..kernels import choose_mode
     from ..kernels.cpu import describe
 
@@ -26,6 +27,9 @@ def system_facts() -> dict[str, str]:
     for device in ("cpu", *["cuda"] * has_cuda):
         path, reason = choose_mode("auto", torch.device(device))
         facts[f"mode auto on {device}"] = f"{path}: {reason}"
+        if device == "cuda":
+            on_device = search_device(torch.device(device)) is not None
+            facts["neighbor lists"] = "vesin, on cuda" if on_device else "matscipy; on cuda with the extra gpu"
     return facts
 
 

@@ -15,6 +15,7 @@ from ase.data import chemical_symbols
 from torch import Tensor
 
 from ..checkpoint import HeadInfo
+from ..device_search import search_device
 from ..graph import AtomicGraph
 from ..model import Potential
 from ..neighbors import NeighborList, build_neighbor_list
@@ -66,6 +67,7 @@ class StructureReader:
         self._unseen = np.array([observed is not None and symbol not in observed for symbol in self.type_map])
         self._limits = potential.neighbor_limits
         self._device = next(potential.buffers()).device
+        self._search_device = search_device(self._device)
         fittings = potential.fitting_nets
         self._n_fparam = max((net.config.numb_fparam for net in fittings), default=0)
         self._n_aparam = max((net.n_aparam for net in fittings), default=0)
@@ -76,7 +78,7 @@ class StructureReader:
 
     def neighbor_list(self, atoms: Atoms, skin: float) -> NeighborList:
         """A fresh neighbor list of the model's cutoff."""
-        return build_neighbor_list(atoms, self.cutoff, skin)
+        return build_neighbor_list(atoms, self.cutoff, skin, self._search_device)
 
     def check(self, atoms: Atoms) -> None:
         """Raise ValueError where `read` would, as far as that can be told without a neighbor list."""
