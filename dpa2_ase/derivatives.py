@@ -44,6 +44,12 @@ def virial(gradient: Tensor, graph: AtomicGraph) -> Tensor:
     return torch.stack(rows, dim=1)
 
 
+def pull_back(gradient: Tensor, graph: AtomicGraph) -> tuple[Tensor, Tensor]:
+    """Forces (N, 3) eV/Å and virials (S, 3, 3) eV from the edge gradient (E, 3), these symmetric to the last digit."""
+    virials = virial(gradient, graph)
+    return forces(gradient, graph), (virials + virials.mT) / 2
+
+
 def atomic_virials(atomic_energies: Tensor, graph: AtomicGraph, positions: Tensor) -> Tensor:
     r"""Virials of atoms (N, 3, 3) eV in DeePMD-kit's convention; their sum is the virial.
 

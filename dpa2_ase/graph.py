@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,6 +15,7 @@ _WITHOUT_DERIVATIVES = (
     "n_atoms",
     "n_edges",
     "lengths",
+    "shortest",
     "offsets",
     "degree",
     "max_degree",
@@ -75,6 +77,11 @@ class AtomicGraph:
     def lengths(self) -> Tensor:
         """The distances without their derivatives, (E,) Å: what decides which edges are kept."""
         return norms(self.vectors.detach())
+
+    @cached_property
+    def shortest(self) -> float:
+        """The smallest of the distances, Å; infinite without edges."""
+        return float(self.lengths.min()) if self.n_edges else math.inf
 
     @cached_property
     def offsets(self) -> Tensor:

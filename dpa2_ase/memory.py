@@ -1,16 +1,16 @@
 """How much memory an evaluation takes, known before it is allocated.
 
 All sizes count the arrays that are alive at the peak: those that a block keeps for the backward pass, which grow with
-the structure and stay until its end, and the temporary arrays of the block that needs most of them.
+the structure and stay until its end, and the temporary arrays of the block that needs most of them. In compiled kernels
+the blocks of DPA-2 have two arrays together, one for what they keep and one for what is temporary, laid out in
+`kernels/cpu/src/descriptor.hpp` and `repformer.hpp`.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from .config import AnyModelConfig, DPA1Config, DPA2Config, FittingConfig, ModelConfig, PairTableConfig, SeAttenConfig
@@ -18,9 +18,7 @@ from .kernels.cpu.attentive import CENTERS_AT_ONCE, MOST_KEPT, kept_bytes
 from .kernels.cpu.repformer import ATOMS_PER_CHUNK, FRUGAL_FROM
 from .kernels.fitting import ATOMS_AT_ONCE
 from .kernels.folding import aligned
-from .kernels.repformer import KEPT_BYTES
-from .kernels.tiles import TILE_BYTES
-from .neighbors import NeighborList
+from .neighbors import Pairs
 
 Terms = dict[str, float]  # what takes memory -> bytes
 
@@ -28,8 +26,7 @@ INDEX, EXACT = 8, 8  # bytes of an index, and of a number of the geometry
 # arrays of less than 32 MiB share a heap, where those that are gone leave holes; 2 to 25 % were measured
 _HOLES = 1 / 8
 _PER_LISTED = 8 * INDEX  # both atoms and the shift of a pair, and on the device both atoms and the image
-_PER_EDGE = 2 * INDEX + 4 * EXACT  # centers, neighbors, vectors and lengths of a graph
-_PER_CUT = _PER_EDGE + INDEX  # of the shorter list of a block, and which edges it took
+_PER_EDGE = 2 * INDEX + 3 * EXACT  # centers, neighbors and vectors of a graph
 _VECTOR = 3 * EXACT
 # numbers that autograd keeps of an edge for the environment matrix: length, the switch and its powers (5), both
 # factors of the rows (3), the rows and what they are divided by (8)
@@ -41,61 +38,6 @@ class Need(NamedTuple):
 
     kept: float
     work: float
-
-
-class Pairs:
-    """Numbers of pairs of one structure, or of `copies` of it side by side."""
-
-    def __init__(self, neighbors: NeighborList) -> None:
-        vectors = neighbors.positions[neighbors.neighbor] - neighbors.positions[neighbors.center]
-        vectors = vectors + neighbors.shift @ neighbors.cell
-        self._squared = np.einsum("ea,ea->e", vectors, vectors)
-        self._neighbors, self.copies = neighbors, 1
-        self._known: dict[tuple[float, int], tuple[float, float, float]] = {}
-
-    def times(self, copies: int) -> Pairs:
-        """The numbers of so many structures like this one."""
-        other = copy.copy(self)
-        other.copies = copies
-        return other
-
-    @property
-    def n_atoms(self) -> int:
-        """Number of atoms."""
-        return self.copies * len(self._neighbors.positions)
-
-    @property
-    def n_listed(self) -> int:
-        """Number of pairs in the neighbor list."""
-        return self.copies * len(self._neighbors.center)
-
-    def edges(self, cutoff: float, nsel: int) -> float:
-        """Number of edges of a block."""
-        return self.copies * self._sums(cutoff, nsel)[0]
-
-    def squares(self, cutoff: float, nsel: int) -> float:
-        """Sum of the squared numbers of neighbors: pairs of edges of a block."""
-        return self.copies * self._sums(cutoff, nsel)[1]
-
-    def padded(self, cutoff: float, nsel: int) -> float:
-        """Number of places of the dense arrays in which `AtomicGraph.sum_outer` lays the edges of a block."""
-        return self.copies * self._sums(cutoff, nsel)[2]
-
-    def _sums(self, cutoff: float, nsel: int) -> tuple[float, float, float]:
-        if (cutoff, nsel) not in self._known:
-            near = self._neighbors.center[self._squared <= cutoff**2]
-            degrees = np.minimum(np.bincount(near, minlength=len(self._neighbors.positions)), nsel).astype(float)
-            self._known[cutoff, nsel] = degrees.sum(), (degrees**2).sum(), _padded(degrees)
-        return self._known[cutoff, nsel]
-
-
-def _padded(degrees: np.ndarray) -> float:
-    """All as wide as the widest or, where that would be more than twice the edges, in groups of similar degree."""
-    whole = float(len(degrees) * degrees.max(initial=0))
-    if whole <= 2 * degrees.sum():
-        return whole
-    groups = np.ceil(np.log2(degrees[degrees > 0]))
-    return float(sum((groups == n).sum() * degrees[degrees > 0][groups == n].max() for n in np.unique(groups)))
 
 
 def evaluation_bytes(
@@ -142,11 +84,7 @@ def _terms(config: AnyModelConfig, pairs: Pairs, paths: Mapping[str, str], dtype
     own_path = {name.removeprefix(f"{place}."): path for name, path in paths.items()}
     needs: dict[str, Need] = {}
     if isinstance(descriptor, DPA2Config):
-        path = own_path.get("descriptor.repinit", "reference")
-        needs["initializer"] = _se_atten(descriptor.block, pairs, size, path, is_alone=False)
-        path = own_path.get("descriptor.three_body", "reference")
-        needs["three-body terms"] = _three_body(descriptor, pairs, size, path)
-        needs |= _repformer(descriptor, pairs, size, own_path.get("descriptor.repformer", "reference"))
+        needs |= _dpa2(descriptor, pairs, size, own_path)
         width = descriptor.repformer.g1_dim
     else:
         path = own_path.get("descriptor.se_atten", "reference")
@@ -155,7 +93,7 @@ def _terms(config: AnyModelConfig, pairs: Pairs, paths: Mapping[str, str], dtype
     size = 8 if (dtype or config.fitting_net.precision) == "float64" else 4
     needs["fitting net"] = _fitting(config.fitting_net, width, pairs.n_atoms, size, "fitting" in own_path)
     terms = {name: need.kept for name, need in needs.items()}
-    terms["graph"] = _graph(descriptor, pairs)
+    terms["graph"] = _graph(descriptor, pairs, is_compiled="kernels" in own_path.values())
     terms["temporary arrays"] = max(need.work for need in needs.values())
     return terms
 
@@ -168,13 +106,14 @@ def _sum(parts: Iterable[Terms]) -> Terms:
     return total
 
 
-def _graph(descriptor: DPA1Config | DPA2Config, pairs: Pairs) -> float:
-    """The edges of the model, and the shorter lists that its blocks share."""
-    total = _PER_EDGE * pairs.edges(descriptor.rcut, descriptor.nsel)
+def _graph(descriptor: DPA1Config | DPA2Config, pairs: Pairs, *, is_compiled: bool) -> float:
+    """The edges of the model, and the shorter lists that its blocks share, which also know which edges they took."""
+    per_edge = _PER_EDGE + EXACT * (not is_compiled)  # lengths
+    total = per_edge * pairs.edges(descriptor.rcut, descriptor.nsel)
     if isinstance(descriptor, DPA2Config):
         blocks = descriptor.block, descriptor.repformer, descriptor.three_body
         cuts = {(block.rcut, block.nsel) for block in blocks if block} - {(descriptor.rcut, descriptor.nsel)}
-        total += sum(_PER_CUT * pairs.edges(*cut) for cut in cuts)
+        total += sum((per_edge + INDEX) * pairs.edges(*cut) for cut in cuts)
     return total
 
 
@@ -185,6 +124,33 @@ def _fitting(config: FittingConfig, width: int, n_atoms: int, size: int, is_fast
         return Need(float(size * sum(neuron) * n_atoms), float(size * 2 * max(neuron) * n_atoms))
     at_once = min(n_atoms, ATOMS_AT_ONCE)
     return Need(float(size * 2 * width * n_atoms), float(size * (sum(neuron) + 2 * max(neuron)) * at_once))
+
+
+def _dpa2(config: DPA2Config, pairs: Pairs, size: int, own_path: Mapping[str, str]) -> dict[str, Need]:
+    names = ["repinit", "repformer", *["three_body"] * (config.three_body is not None)]
+    if all(own_path.get(f"descriptor.{name}") == "kernels" for name in names) and not config.block.attn_layer:
+        return _joined_kernels(config, pairs, size)
+    paths = {name: own_path.get(f"descriptor.{name}", "reference") for name in ("repinit", "three_body", "repformer")}
+    return {
+        "initializer": _se_atten(config.block, pairs, size, paths["repinit"], is_alone=False),
+        "three-body terms": _three_body(config, pairs, size, paths["three_body"]),
+    } | _repformer(config, pairs, size, paths["repformer"])
+
+
+def _joined_kernels(config: DPA2Config, pairs: Pairs, size: int) -> dict[str, Need]:
+    """All blocks in one call there and one back, where the initializer takes the place of what the repformer left."""
+    block, three, part, n_atoms = config.block, config.three_body, config.repformer, pairs.n_atoms
+    edges, moments = pairs.edges(block.rcut, block.nsel), 4 * block.neuron[-1]
+    triples = pairs.edges(three.rcut, three.nsel) if three else 0.0
+    width = block.neuron[-1] * block.axis_neuron + (2 * three.neuron[-1] if three else 0)
+    needs = _compiled_repformer(config, pairs, size, is_alone=False)
+    # gradients of rows and switches, of the invariants and of the moments, beside what stays of the repformer
+    work = 5 * (edges + triples) + (width + moments) * n_atoms
+    work += part.g2_dim * pairs.edges(part.rcut, part.nsel) + 2 * part.g1_dim * n_atoms
+    needs["initializer"] = Need(edges * (5 * size + EXACT) + size * moments * n_atoms, size * work)
+    needs["three-body terms"] = Need(5.0 * size * triples, 0.0)
+    gradient = _VECTOR * edges  # by all edge vectors
+    return {name: Need(need.kept, need.work + gradient) for name, need in needs.items()}
 
 
 def _se_atten(block: SeAttenConfig, pairs: Pairs, size: int, path: str, *, is_alone: bool) -> Need:
@@ -235,20 +201,26 @@ def _repformer(config: DPA2Config, pairs: Pairs, size: int, path: str) -> dict[s
     return (_compiled_repformer if path == "kernels" else _fused_repformer)(config, pairs, size)
 
 
-def _compiled_repformer(config: DPA2Config, pairs: Pairs, size: int) -> dict[str, Need]:
+def _compiled_repformer(config: DPA2Config, pairs: Pairs, size: int, *, is_alone: bool = True) -> dict[str, Need]:
+    """As `KeptRepformer` and `repformer_backward` lay it out; alone, with vectors of its own and their gradient."""
     part = config.repformer
     n_layers, node, edge, moments = part.nlayers, part.g1_dim, part.g2_dim, 3 * (part.g1_dim + part.g2_dim)
     edges, n_atoms = pairs.edges(part.rcut, part.nsel), pairs.n_atoms
     frugal = edges >= FRUGAL_FROM  # keeps neither what attention nor what nodes went through
     attends = (n_layers - 1) * (part.update_g2_has_attn and not frugal)
-    per_edge = size * (5 + (n_layers - 1 + attends) * edge + attends) + _VECTOR  # rows, switch; the first is made again
+    own = _VECTOR * is_alone
+    per_edge = size * (5 + (n_layers - 1 + attends) * edge + attends) + own  # rows, switch; the first is made again
     per_atom = n_layers * ((1 if frugal else 3) * node + moments) + 3 * edge
     messages = min(n_atoms, ATOMS_PER_CHUNK) * edges / max(n_atoms, 1) * node
-    work = edges * (size * (2 * edge + 5) + 3 * INDEX + _VECTOR) + size * ((2 * node + moments) * n_atoms + messages)
+    # the first pair channel; gradients of pair channel, rows, switch, start, convolution and moments; who receives
+    work = edges * (size * (2 * edge + 5) + 3 * INDEX + own) + size * ((3 * node + moments) * n_atoms + messages)
     return {"pair channel": Need(per_edge * edges, work), "atom channel": Need(float(size * per_atom * n_atoms), 0.0)}
 
 
 def _fused_repformer(config: DPA2Config, pairs: Pairs, size: int) -> dict[str, Need]:
+    from .kernels.repformer import KEPT_BYTES  # a start with compiled kernels does not wait for these modules
+    from .kernels.tiles import TILE_BYTES
+
     part = config.repformer
     n_layers, node = part.nlayers, part.g1_dim
     edge = aligned(part.g2_dim, torch.empty(0, dtype=torch.float64 if size == 8 else torch.float32, device="cpu"))

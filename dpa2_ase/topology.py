@@ -81,16 +81,17 @@ class Topology:
             When two atoms sit on top of each other.
         """
         positions, cells = (
-            torch.from_numpy(np.array(rows, dtype=np.float64)).to(self.center.device)
-            for rows in (np.concatenate([a.positions for a in structures]), [a.cell.array for a in structures])
+            torch.from_numpy(np.concatenate(rows, dtype=np.float64)).to(self.center.device)
+            for rows in ([atoms.positions for atoms in structures], [atoms.cell.array for atoms in structures])
         )
-        images = (self.shift[:, None, :] @ cells[self.shift_structure]).squeeze(1)  # (M, 3) Å
-        graph = self.near(types, positions, images)
+        graph = self.near(types, positions, cells)
         _refuse_coincident(graph, first_number)
         return graph
 
-    def near(self, types: Tensor, positions: Tensor, images: Tensor) -> AtomicGraph:
-        """The pairs within the cutoff for `positions` (N, 3) and displacements of `images` (M, 3), both in Å."""
+    def near(self, types: Tensor, positions: Tensor, cells: Tensor) -> AtomicGraph:
+        """The pairs within the cutoff for `positions` (N, 3) and `cells` (3S, 3), both in Å."""
+        cells = cells.view(-1, 3, 3)[self.shift_structure]
+        images = (self.shift[:, :, None] * cells).sum(1)  # (M, 3) Å
         vectors = positions.index_select(0, self.neighbor)
         vectors -= positions.index_select(0, self.center)
         vectors += images.index_select(0, self.image)  # last, so that j -> i is the exact negative of i -> j
@@ -119,7 +120,7 @@ def _images(shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _refuse_coincident(graph: AtomicGraph, first_number: int | None) -> None:
-    if not graph.n_edges or float(graph.lengths.min()) >= TOO_CLOSE:
+    if graph.shortest >= TOO_CLOSE:
         return
     edge = int(graph.lengths.argmin())
     center, neighbor = int(graph.center[edge]), int(graph.neighbor[edge])

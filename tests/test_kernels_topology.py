@@ -1,4 +1,4 @@
-"""The compiled search for the pairs that are near now, against the one in torch operators."""
+"""The compiled search for the pairs that are near now and the sums over them, against those in torch operators."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk, graphene, molecule
 
+from dpa2_ase import derivatives
 from dpa2_ase.graph import AtomicGraph
 from dpa2_ase.kernels.cpu import available
 from dpa2_ase.neighbors import build_neighbor_list
@@ -16,6 +17,7 @@ from dpa2_ase.topology import Topology
 if not available()[0]:  # an installation without a compiler is a good one; tests/test_packaging.py builds the kernels
     pytest.skip(f"the compiled kernels are not available: {available()[1]}", allow_module_level=True)
 
+from dpa2_ase.kernels.cpu.pull_back import pull_back
 from dpa2_ase.kernels.cpu.topology import CompiledTopology
 
 CUTOFF, SKIN, INNER = 5.0, 0.5, 3.2  # Å
@@ -76,6 +78,40 @@ def test_shorter_lists_are_those_of_the_reference(cutoff: float, nsel: int) -> N
         gradients.append((cut, vectors.grad))
     assert_same(gradients[1][0], gradients[0][0])
     assert torch.equal(gradients[1][1], gradients[0][1])
+
+
+@pytest.mark.parametrize("n_structures", [1, 5])
+def test_forces_and_virials_are_those_of_the_reference(n_structures: int) -> None:
+    """To the rounding of a hundred numbers of order one; the forces of every structure add up to zero."""
+    _, graph = both(structures()[-n_structures:])
+    gradient = torch.linspace(-1, 1, 3 * graph.n_edges, dtype=torch.float64).reshape(3, -1).mT  # not contiguous
+    forces, virials = pull_back(gradient, graph)
+    expected_forces, expected_virials = derivatives.pull_back(gradient, graph)
+    torch.testing.assert_close(forces, expected_forces, rtol=0, atol=1e-13)
+    torch.testing.assert_close(virials, expected_virials, rtol=0, atol=1e-11)
+    assert torch.equal(virials, virials.mT)
+    assert forces.sum(0).abs().max() < 1e-12
+
+
+def test_the_largest_number_of_neighbors_and_the_shortest_distance() -> None:
+    """Known with the graph; without any pair the distance is infinite."""
+    expected, found = both(structures())
+    assert (found.max_degree, found.shortest) == (expected.max_degree, pytest.approx(expected.shortest, rel=1e-15))
+    _, empty = both(structures()[2:4])
+    assert (empty.n_edges, empty.max_degree, empty.shortest) == (0, 0, np.inf)
+
+
+@pytest.mark.parametrize("cutoff", [3.0, np.sqrt(8.0), 5.0 * np.sqrt(0.5)])
+def test_cutoffs_at_distances_that_occur(cutoff: float) -> None:
+    """The list of the model is open at its cutoff and the shorter ones are closed, though squares are compared."""
+    atoms = Atoms("H3", positions=[[0.0, 0.0, 0.0], [0.0, 0.0, cutoff], [0.0, cutoff, cutoff]])
+    lists = [build_neighbor_list(atoms, cutoff, SKIN)]
+    types = torch.zeros(3, dtype=torch.int64)
+    assert CompiledTopology.for_blocks_of([("model", cutoff, 9)], lists).graph([atoms], types).n_edges == 0
+    wide = CompiledTopology.for_blocks_of([("short", cutoff, 9)], [build_neighbor_list(atoms, 2 * cutoff, 0.0)])
+    graph = wide.graph([atoms], types)
+    assert graph.n_edges == 6
+    assert graph.within(cutoff, 9).n_edges == 4
 
 
 def test_atoms_on_top_of_each_other_are_refused() -> None:

@@ -20,9 +20,9 @@ from dpa2_ase.checkpoint import load_potential
 from dpa2_ase.interfaces import memory_watch
 from dpa2_ase.interfaces.plan import available_memory, largest_copies
 from dpa2_ase.kernels.cpu import available
-from dpa2_ase.memory import Pairs, evaluation_bytes, evaluation_terms, split_by_memory
+from dpa2_ase.memory import evaluation_bytes, evaluation_terms, split_by_memory
 from dpa2_ase.model import Potential, differentiable
-from dpa2_ase.neighbors import build_neighbor_list
+from dpa2_ase.neighbors import Pairs, build_neighbor_list
 
 FAST = ["torch", *["kernels"] * available()[0]]
 # volumes per atom (Å³) at which the lists of the models are about full

@@ -221,7 +221,7 @@ class DPA2Calculator(Questions):
             self._calculation.forget()
         wanted = {*properties}
         self._refuse_unknown(wanted)
-        if wanted & NEEDS_CELL and not self.atoms.pbc.any():
+        if wanted & NEEDS_CELL and not any(self.atoms.pbc):
             raise PropertyNotImplementedError(
                 "the stress of a structure without periodic directions is not defined; set a cell and atoms.pbc"
             )

@@ -18,5 +18,8 @@ if hasattr(os, "register_at_fork"):
 @contextmanager
 def autograd() -> Iterator[None]:
     """Record gradients whatever ``no_grad`` or ``inference_mode`` the caller is in."""
+    if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+        yield
+        return
     with torch.inference_mode(False), torch.enable_grad():
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -20,6 +21,7 @@ from ..checkpoint import HeadInfo
 from ..config import AnyModelConfig
 from ..graph import AtomicGraph
 from ..kernels import Engine, accelerate, choose_mode, topology_maker
+from ..kernels.cpu import pull_back as compiled
 from ..memory import split_by_memory
 from ..model import Potential, differentiable
 from ..neighbors import NeighborList
@@ -83,6 +85,7 @@ class Evaluator:
         asked = None if dtype is None else str(dtype).removeprefix("torch.")
         self.memory = MemoryWatch(self.config, self.engine, device, asked, self.dtype)
         join = topology_maker(path, self.reference)
+        self._pull_back = compiled.pull_back if path == "kernels" else derivatives.pull_back
         self.reader = StructureReader(self.reference, heads, head, fparam=fparam, aparam=aparam, join=join)
         self._known = KnownLists(self._listed, self.reader.topology)
         self.rigidity: Rigidity | None = None  # tells uncertainties where it is set
@@ -175,13 +178,11 @@ class Evaluator:
     def gradients(self, pending: Pending, structures: Sequence[Atoms]) -> list[Results]:
         """Forces, virials and, of periodic structures, stresses; uses up the forward pass."""
         gradient = derivatives.edge_gradient(pending.energy, pending.graph)
-        forces = _numpy(derivatives.forces(gradient, pending.graph))
-        virials = _numpy(derivatives.virial(gradient, pending.graph))
+        forces, virials = (_numpy(part) for part in self._pull_back(gradient, pending.graph))
         results: list[Results] = []
-        for index, (atoms, rows) in enumerate(zip(structures, _rows(structures), strict=True)):
-            virial = (virials[index] + virials[index].T) / 2
+        for atoms, rows, virial in zip(structures, _rows(structures), virials, strict=True):
             results.append({"forces": forces[rows], "virial": virial})
-            if atoms.pbc.any():
+            if any(atoms.pbc):
                 results[-1]["stress"] = -virial[VOIGT] / stress_volume(atoms)
         return results
 
@@ -252,30 +253,6 @@ class Evaluator:
         parts = [invariant] if invariants_only else [invariant, equivariant.flatten(1)]
         return _numpy(torch.cat(parts, dim=1))
 
-    def hessian(self, atoms: Atoms, neighbors: NeighborList) -> np.ndarray:
-        """Second derivatives (3N, 3N) of the energy, eV/Å²; symmetrized."""
-        size = 3 * len(atoms)
-        hessian = self.hessian_products(atoms, neighbors, np.eye(size).reshape(size, len(atoms), 3)).reshape(size, size)
-        return (hessian + hessian.T) / 2
-
-    @autograd()
-    def hessian_products(
-        self, atoms: Atoms, neighbors: NeighborList, vectors: np.ndarray, *, rows_at_once: int = 16
-    ) -> np.ndarray:
-        """Products (V, N, 3) of the energy's second derivatives with `vectors` (V, N, 3), eV/Å² times their unit."""
-        inputs = self.reader.read([atoms], [neighbors])
-        if not inputs.graph.n_edges or not len(vectors):
-            return np.zeros(vectors.shape)
-        graph = differentiable(inputs.graph)
-        energy = self.reference(graph, inputs.fparam, inputs.aparam)
-        gradient = derivatives.edge_gradient(energy, graph, create_graph=True)
-        forces = derivatives.forces(gradient, graph)
-        rows = []
-        for chosen in torch.as_tensor(vectors, dtype=forces.dtype, device=forces.device).split(rows_at_once):
-            (second,) = torch.autograd.grad(forces, graph.vectors, chosen, retain_graph=True, is_grads_batched=True)
-            rows += [derivatives.forces(row, graph) for row in second]
-        return _numpy(torch.stack(rows))
-
 
 def _left_behind(engine: Engine) -> str:
     named = "; ".join(f"{name}: {reason}" for name, reason in engine.slow.items())
@@ -297,8 +274,9 @@ def stress_volume(atoms: Atoms) -> float:
     Zero or dependent vectors along open directions are replaced by 1 Å normals, so that the stress of a slab without
     vacuum in its cell is a force per length in eV/Å² (of a wire: a force in eV/Å), numerically.
     """
-    volume = abs(np.linalg.det(atoms.cell.array))
-    if volume > 1e-6 * np.prod(np.linalg.norm(atoms.cell.array, axis=1) + 1e-300):
-        return float(volume)
+    (a, b, c), (d, e, f), (g, h, i) = rows = atoms.cell.array.tolist()
+    volume: float = abs(a * (e * i - f * h) + b * (f * g - d * i) + c * (d * h - e * g))
+    if volume > 1e-6 * math.prod(math.hypot(*row) + 1e-300 for row in rows):
+        return volume
     periodic = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
     return float(abs(np.linalg.det(complete_cell(periodic))))

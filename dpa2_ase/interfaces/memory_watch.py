@@ -8,8 +8,8 @@ import torch
 
 from ..config import AnyModelConfig
 from ..kernels import Engine
-from ..memory import Pairs, evaluation_bytes, evaluation_terms
-from ..neighbors import NeighborList
+from ..memory import evaluation_bytes, evaluation_terms
+from ..neighbors import NeighborList, Pairs
 from .plan import GIB, Plan, available_memory, largest_copies
 
 FAR_TOO_MUCH = 1.3  # predictions are right within a fifth; a little swapping is the user's choice

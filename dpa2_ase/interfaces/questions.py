@@ -63,18 +63,21 @@ class Questions(Calculator):
 
     def get_hessian(self, atoms: Atoms | None = None) -> np.ndarray:
         """Second derivatives of the energy (3N, 3N), eV/Å², by automatic differentiation."""
-        atoms = self._with_energy(atoms)
-        return self.evaluator.hessian(atoms, self.evaluator.reader.neighbor_list(atoms, 0.0))
+        from .hessian import hessian
+
+        return hessian(self.evaluator, self._with_energy(atoms))
 
     def get_hessian_products(self, vectors: np.ndarray, atoms: Atoms | None = None) -> np.ndarray:
         """Products (V, N, 3) of the second derivatives with `vectors` (V, N, 3), eV/Å² times the unit of those.
 
         Minus the change of forces with displacements along the vectors; what phonons need of a supercell's Hessian.
         """
+        from .hessian import hessian_products
+
         atoms, vectors = self._with_energy(atoms), np.asarray(vectors, dtype=float)
         if vectors.shape[1:] != (len(atoms), 3):
             raise ValueError(f"vectors should be (V, {len(atoms)}, 3), one row per atom, found {vectors.shape}")
-        return self.evaluator.hessian_products(atoms, self.evaluator.reader.neighbor_list(atoms, 0.0), vectors)
+        return hessian_products(self.evaluator, atoms, vectors)
 
     def get_strain_derivatives(self, atoms: Atoms | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Change of stress (6, 6), eV/Å³, and of forces (6, N, 3), eV/Å, with the strain of a crystal.

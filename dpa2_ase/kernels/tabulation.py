@@ -27,6 +27,7 @@ CHEBYSHEV_POINTS = 256  # resolves whatever pieces of degree 5 in a few thousand
 VECTOR = 4  # the number of functions is a multiple of it
 MOST_NEW = 64  # pairs of types that one graph may bring: to make more tables would take longer than they save
 MOST_PAIRS = 512  # in a book: tables of more would take gigabytes
+ROWS = 1024  # of a net at a time, so that its layers stay in the cache of a core
 KINKED = ("relu", "relu6", "silut", "custom_silu")  # activations that jump in the first or second derivative
 
 
@@ -64,6 +65,12 @@ class PairFunctions:
 
 def net_and_slope(net: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """An embedding net at `inputs` (n, n_in) and its derivative by the first of them, both (n, C)."""
+    parts = [_net_and_slope(net, rows) for rows in inputs.split(ROWS)]
+    value, slope = (torch.cat(part) for part in zip(*parts, strict=True))
+    return value, slope
+
+
+def _net_and_slope(net: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     value, slope = inputs, torch.zeros_like(inputs)
     slope[:, 0] = 1.0
     assert isinstance(net, nn.Sequential)
@@ -177,15 +184,13 @@ def _fit(functions: PairFunctions, pairs: Tensor, basis: Tensor, n_cells: int) -
     width = (upper - lower) / n_cells
     nodes, _ = np.polynomial.legendre.leggauss(DEGREE)
     x = torch.from_numpy(nodes).to(lower)
-    value, slope = (
-        (part @ basis.mT).unflatten(1, (n_cells, DEGREE))  # (K, n_cells, 5, R)
-        for part in functions.evaluate(pairs, _in_every_cell(x, lower, width, n_cells))
-    )
-    slope = slope * (width / 2)[:, None, None, None]
+    value, slope = functions.evaluate(pairs, _in_every_cell(x, lower, width, n_cells))  # (K, n_cells · 5, C)
+    value = value.unflatten(1, (n_cells, DEGREE)).mean(2) @ basis.mT  # (K, n_cells, R)
+    slope = (slope @ basis.mT).mul_((width / 2)[:, None, None]).unflatten(1, (n_cells, DEGREE))
     to_powers = torch.linalg.inv(x[:, None] ** torch.arange(DEGREE))  # (5, 5)
     degrees = torch.arange(1, DEGREE + 1, dtype=x.dtype)
-    higher = torch.einsum("qx,kmxr->kmqr", to_powers / degrees[:, None], slope)
-    constant = (value - torch.einsum("xq,kmqr->kmxr", x[:, None] ** degrees, higher)).mean(2, keepdim=True)
+    higher = (to_powers / degrees[:, None]) @ slope
+    constant = value[:, :, None] - (x[:, None] ** degrees).mean(0, keepdim=True) @ higher
     return Tables(torch.cat([constant, higher], dim=2), lower, 1 / width, pairs.new_empty(0, 0), basis)
 
 

@@ -71,6 +71,7 @@ class CompiledDPA2(DPA2):
         node, moment, outside = _Represent.apply(graph.vectors, self, graph)
         if outside:
             self._latest = None  # wider tables may come of it
+            del node, moment  # and with them what the pass kept
             return super().forward(graph)
         return BlockOutput(node, moment.mT)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-INTERFACE = 5  # of kernels.cpp; a library left behind by another version is not used
+INTERFACE = 6  # of kernels.cpp; a library left behind by another version is not used
 FOLDER = Path(__file__).parent
 # what PyTorch says the processor can do -> libraries that run there, best first
 _BEST_FIRST = {"AVX512": ("avx512", "avx2", "baseline"), "AVX2": ("avx2", "baseline")}
@@ -25,6 +25,7 @@ _BEST_FIRST = {"AVX512": ("avx512", "avx2", "baseline"), "AVX2": ("avx2", "basel
 # arguments of the C functions: n int64, p pointer, d double; a digit repeats; the number of threads comes last
 _SIGNATURES = {
     "find_near": "n p d2 p3",
+    "pull_back": "n2 p7",
     "environment": "n p7",
     "environment_backward": "n p7",
     "moments": "n p4 n p3 d p2",

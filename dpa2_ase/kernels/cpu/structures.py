@@ -24,13 +24,13 @@ class EnvironmentOptions(ctypes.Structure):
 class Listed(ctypes.Structure):
     """near.hpp."""
 
-    _fields_ = _fields(pointers="offsets neighbor image positions images")
+    _fields_ = _fields("n_images", pointers="offsets neighbor image owner shift positions cells")
 
 
 class Near(ctypes.Structure):
     """near.hpp."""
 
-    _fields_ = _fields(pointers="offsets center neighbor vectors lengths index")
+    _fields_ = _fields("count most", "shortest", "offsets center neighbor vectors index")
 
 
 class Arena(ctypes.Structure):

@@ -31,22 +31,22 @@ class CompiledTopology(Topology):
         shorter = [cutoff for _, cutoff, _ in limits if cutoff < lists[0].cutoff]
         return replace(cls.of(lists, device), inner=max(shorter, default=-1.0))
 
-    def near(self, types: Tensor, positions: Tensor, images: Tensor) -> AtomicGraph:
+    def near(self, types: Tensor, positions: Tensor, cells: Tensor) -> AtomicGraph:
         """See `Topology.near`."""
         n_atoms, n_pairs = len(types), len(self.center)
         listed = fill(
-            Listed(), [], offsets=self.offsets, neighbor=self.neighbor, image=self.image, positions=positions,
-            images=images,
+            Listed(), [], n_images=len(self.shift), offsets=self.offsets, neighbor=self.neighbor, image=self.image,
+            owner=self.shift_structure, shift=self.shift, positions=positions, cells=cells,
         )  # fmt: skip
         found, inside = _Pairs(n_atoms, n_pairs), _Pairs(n_atoms, n_pairs if self.inner >= 0 else 0)
-        lengths = torch.empty(n_pairs, dtype=torch.float64, device="cpu")
+        kinds = torch.empty(n_pairs, dtype=torch.uint8, device="cpu")
         require()["find_near", None](
-            n_atoms, byref(listed), self.cutoff, self.inner, lengths.data_ptr(), byref(found.view), byref(inside.view)
+            n_atoms, byref(listed), self.cutoff, self.inner, kinds.data_ptr(), byref(found.view), byref(inside.view)
         )
-        graph = found.graph(self, types, self.cutoff)
+        graph, _ = found.graph(self, types, self.cutoff)
         if self.inner >= 0:
-            close = inside.graph(self, types, self.inner)
-            vars(graph)["_shells"] = {self.inner: (inside.index[: close.n_edges], close)}
+            close, index = inside.graph(self, types, self.inner)
+            vars(graph)["_shells"] = {self.inner: (index, close)}
         return graph
 
 
@@ -57,13 +57,12 @@ class _Pairs:
         self.offsets = torch.empty(n_atoms + 1, dtype=torch.int64, device="cpu")
         self.center, self.neighbor, self.index = torch.empty(3, n_pairs, dtype=torch.int64, device="cpu").unbind()
         self.vectors = torch.empty(n_pairs, 3, dtype=torch.float64, device="cpu")
-        self.lengths = torch.empty(n_pairs, dtype=torch.float64, device="cpu")
-        self.view = fill(Near(), [], **vars(self))
+        self.view: Near = fill(Near(), [], **vars(self))
 
-    def graph(self, topology: Topology, types: Tensor, cutoff: float) -> AtomicGraph:
-        """The pairs that were written here."""
-        n = int(self.offsets[-1])
-        center, neighbor, vectors, lengths = (x[:n] for x in (self.center, self.neighbor, self.vectors, self.lengths))
+    def graph(self, topology: Topology, types: Tensor, cutoff: float) -> tuple[AtomicGraph, Tensor]:
+        """The pairs that were written here, and their places in the longer list, if there is one."""
+        n = self.view.count
+        center, neighbor, vectors, index = (x[:n] for x in (self.center, self.neighbor, self.vectors, self.index))
         graph = AtomicGraph(types, center, neighbor, vectors, topology.structure, None, topology.n_structures, cutoff)
-        vars(graph).update(lengths=lengths, offsets=self.offsets)
-        return graph
+        vars(graph).update(offsets=self.offsets, max_degree=self.view.most, shortest=self.view.shortest)
+        return graph, index

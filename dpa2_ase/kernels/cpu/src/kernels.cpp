@@ -5,6 +5,7 @@
 #include "attention_backward.hpp"
 #include "descriptor.hpp"
 #include "edge_features.hpp"
+#include "forces.hpp"
 #include "near.hpp"
 #include "three_body_gradients.hpp"
 
@@ -14,12 +15,18 @@
 #define API extern "C"
 #endif
 
-API int dpa2_interface() { return 5; }  // raised when a signature changes
+API int dpa2_interface() { return 6; }  // raised when a signature changes
 API int dpa2_vector_bytes() { return DPA2_BYTES; }
 
-API int dpa2_find_near(int64_t n_atoms, const Listed* list, double cutoff, double inner, double* lengths,
-                       const Near* all, const Near* close, int threads) {
-  return !find_near(n_atoms, *list, cutoff, inner, lengths, *all, *close, threads);
+API int dpa2_find_near(int64_t n_atoms, const Listed* list, double cutoff, double inner, uint8_t* kinds, Near* all,
+                       Near* close, int threads) {
+  return !find_near(n_atoms, *list, cutoff, inner, kinds, *all, *close, threads);
+}
+API int dpa2_pull_back(int64_t n_atoms, int64_t n_structures, const int64_t* offsets, const int64_t* neighbor,
+                       const int64_t* structure, const double* vectors, const double* gradient, double* forces,
+                       double* virials, int) {
+  pull_back(Csr{n_atoms, offsets, neighbor}, n_structures, structure, vectors, gradient, forces, virials);
+  return 0;
 }
 
 #define KERNELS(F, NAME)                                                                                               \
