@@ -77,9 +77,9 @@ picture(panels[0], "equation-of-state")
 # %% [markdown]
 # ## Check
 #
-# With the bundled model: copper 3.616 Å and 147 GPa (PBE 3.63 Å and 141 GPa). Lattice constants are within 0.9 % for
-# all six elements. Δ is 1 meV/atom for silicon and lithium, 4 to 5 for copper, germanium and nickel, and 9 for
-# molybdenum, whose volume is 1 % too large; two codes of electronic structure differ by about 1. The model's own data
+# With the bundled model: copper 3.615 Å and 147 GPa (PBE 3.63 Å and 141 GPa). Lattice constants are within 0.6 % for
+# all six elements. Δ is 1 meV/atom for silicon and lithium, 5 for copper, germanium and nickel, and 7 for molybdenum,
+# whose volume is 0.7 % too large; two codes of electronic structure differ by about 1. The model's own data
 # are not the reference's: its copper and nickel have the lattice constants of their data to 0.04 %.
 
 # %%

@@ -76,8 +76,8 @@ picture(ax, "surfaces")
 # %% [markdown]
 # ## Check
 #
-# With the bundled model: vacancy 1.08 eV (PBE 1.07 eV, measured 1.27 eV), the same to 2 meV from 32 sites on, and
-# 1.32, 1.45 and 1.48 J/m². The order is that of PBE, and surfaces cost 3 to 6 % less than there.
+# With the bundled model: vacancy 1.07 eV (PBE 1.07 eV, measured 1.27 eV), the same to 6 meV from 32 sites on, and
+# 1.36, 1.50 and 1.53 J/m², within 2 % of PBE.
 
 # %%
 ratios = energies / np.array(list(PBE.values()))
