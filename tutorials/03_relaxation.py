@@ -122,7 +122,7 @@ picture(upper, "relaxation")
 #
 # With the bundled model: BFGS 20, FIRE 36 to 48 steps; 5.7 % of the volume lost at 10 GPa; the same number of steps for
 # all structures, and energies equal to the last digits. How much quicker the batch is (processor time of one core)
-# depends on the model and on the cells: two to three times for these, less for larger ones.
+# depends on the model and on the cells: about twice for these, less for larger ones.
 
 # %%
 print(f"CHECK steps = {' '.join(str(number) for number in steps.values())}")
