@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .graph import norms
 from .search_box import Box, Edges
 
 EXTRA = "vesin_torch"
@@ -64,8 +65,8 @@ def find_pairs_on(  # noqa: PLR0913  # a device, and what `neighbor_search` know
     center, neighbor, shift = _pairs_in_cells(points, lattice, box.pbc, width)
     whole = shift + wraps.index_select(0, center) - wraps.index_select(0, neighbor)
     edges = _Edges(center, neighbor, (whole @ reduction).round().to(torch.int64))
-    found = _ordered(_near(edges, given, axes, radius))
-    return tuple(column.cpu().numpy() for column in found)  # type: ignore[return-value]  # three of them
+    found = [column.cpu().numpy() for column in _ordered(_near(edges, given, axes, radius))]
+    return found[0], found[1], found[2]
 
 
 def _pairs_in_cells(points: Tensor, lattice: Tensor, pbc: np.ndarray, width: float) -> _Edges:
@@ -84,7 +85,7 @@ def _near(edges: _Edges, positions: Tensor, cell: Tensor, radius: float) -> _Edg
     vectors = positions.index_select(0, edges.neighbor) - positions.index_select(0, edges.center)
     for axis in range(3):  # one after the other, as on the CPU: the same rounding
         vectors += edges.shift[:, axis, None] * cell[axis]
-    return edges.chosen(torch.nonzero(torch.linalg.vector_norm(vectors, dim=1) <= radius).squeeze(1))
+    return edges.chosen(torch.nonzero(norms(vectors) <= radius).squeeze(1))
 
 
 def _ordered(edges: _Edges) -> _Edges:

@@ -58,7 +58,7 @@ def test_derivatives_are_finite_differences(vectors):
 
     def function(values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         found = edge_environment(reference, graph_of(values))
-        return found.env, found.switch, found.amplitude
+        return found.env, found.switch, found.amplitude, found.distances
 
     assert torch.autograd.gradcheck(function, vectors)
 

@@ -15,22 +15,20 @@ from .backward import first_derivatives
 
 def edge_environment(environment: Environment, graph: AtomicGraph) -> EdgeEnvironment:
     """What `environment` says of the edges of `graph`; once differentiable."""
-    env, switch, amplitude = _Rows.apply(graph.vectors, environment, graph.types[graph.center])
-    dtype = environment.mean.dtype
-    distances = graph.distances + environment.protection
-    return EdgeEnvironment(env.to(dtype), switch.to(dtype), amplitude.to(dtype), distances.to(dtype))
+    found = _Rows.apply(graph.vectors, environment, graph.types[graph.center])
+    return EdgeEnvironment(*(part.to(environment.mean.dtype) for part in found))
 
 
 class _Rows(torch.autograd.Function):
-    r"""Rows (E, 4), switches w (E,) and amplitudes s (E,) from vectors (E, 3) and the types of centers (E,).
+    r"""The parts of an `EdgeEnvironment` in its order, from vectors (E, 3) and the types of centers (E,).
 
-    With :math:`\rho = r + p` for the protection p, :math:`s = w / \rho` and :math:`q = s / \rho`:
+    With distances :math:`\rho = r + p` for the protection p, amplitudes :math:`s = w / \rho` and :math:`q = s / \rho`:
 
     .. math:: s' = (w' - s) / \rho, \quad q' = (s' - q) / \rho
     """
 
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, environment: Environment, types: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, vectors: Tensor, environment: Environment, types: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         lengths = norms(vectors)
         switch = smooth_switch(lengths, environment.onset, environment.cutoff)
@@ -41,12 +39,12 @@ class _Rows(torch.autograd.Function):
         std = environment.std[types]
         ctx.save_for_backward(vectors, lengths, protected, amplitude, ratio, std)
         ctx.environment = environment
-        return (rows - environment.mean[types]).div_(std), switch, amplitude
+        return (rows - environment.mean[types]).div_(std), switch, amplitude, protected
 
     @staticmethod
     @first_derivatives
     def backward(
-        ctx: Any, d_rows: Tensor | None, d_switch: Tensor | None, d_amplitude: Tensor | None
+        ctx: Any, d_rows: Tensor | None, d_switch: Tensor | None, d_amplitude: Tensor | None, d_distances: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         vectors, lengths, protected, amplitude, ratio, std = ctx.saved_tensors
         switch_slope = _switch_slope(lengths, ctx.environment.onset, ctx.environment.cutoff)
@@ -62,6 +60,8 @@ class _Rows(torch.autograd.Function):
             along.addcmul_(d_switch, switch_slope)
         if d_amplitude is not None:
             along.addcmul_(d_amplitude, amplitude_slope)
+        if d_distances is not None:
+            along.add_(d_distances)
         gradient = along.div_(lengths)[:, None] * vectors
         if direct is not None:
             gradient.addcmul_(ratio[:, None], direct)
