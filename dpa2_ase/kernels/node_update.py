@@ -112,4 +112,4 @@ class NodeUpdate:
         """Gradient of a moment M (rows, 3, d) from that of M[:, :A]ᵀ M."""
         gradient = gradient.view(gradient.shape[0], self._axis, -1)
         torch.bmm(moment[:, :, : self._axis], gradient, out=out)
-        out[:, :, : self._axis].baddbmm_(moment, gradient.mT)
+        out[:, :, : self._axis].add_(torch.bmm(moment, gradient.mT))  # `baddbmm_` into a part goes matrix by matrix

@@ -20,6 +20,8 @@ from .sampling import BatchSize
 
 logger = logging.getLogger("dpa2_ase")
 
+QUIET_FORCE = 0.1  # eV/Å; frames without forces are drawn as if theirs were so large
+
 
 @dataclass(frozen=True)
 class HeadData:
@@ -43,6 +45,8 @@ def read_data(data: DataConfig, model: AnyModelConfig) -> HeadData:
     entries = [read_systems(e, keys=keys, names=model.type_map, pattern=data.pattern) for e in data.train]
     systems = [system for entry in entries for system in entry]
     weights = _frame_weights(data, entries)
+    if data.by_forces:
+        weights = _by_forces(entries, weights)
     frames = [frame for system in systems for frame in system.frames]
     report = check_frames(frames, model.type_map, data.limits)
     unknown = [f for f in report.findings if f.kind == "unknown-element"]
@@ -139,3 +143,18 @@ def _frame_weights(data: DataConfig, entries: list[list[System]]) -> np.ndarray 
             raise ValueError(f"probabilities of systems {first} to {last}: there are {len(sizes)} systems")
         weights[ends[first] : ends[last]] = weight / (ends[last] - ends[first])
     return weights
+
+
+def _by_forces(entries: list[list[System]], weights: np.ndarray | None) -> np.ndarray:
+    """Probabilities in proportion to root mean square forces; every entry keeps its share."""
+    sizes = []
+    for entry in entries:
+        size = np.array([_force(frame) + QUIET_FORCE for system in entry for frame in system.frames])
+        sizes.append(size / size.mean())
+    return np.concatenate(sizes) * (1.0 if weights is None else weights)
+
+
+def _force(frame: Frame) -> float:
+    """Root mean square of all components that are known, eV/Å."""
+    known = np.zeros(1) if frame.forces is None else frame.forces[np.isfinite(frame.forces)]
+    return float(np.sqrt(np.mean(known**2))) if known.size else 0.0

@@ -59,6 +59,7 @@ class _Data:
     valid_batch: int | str = "auto:512"
     valid_batches: int | None = 10
     weights: tuple[float, ...] | None = None
+    by_forces: bool = False
     keys: dict[str, str] = field(default_factory=dict)
     pattern: tuple[str, ...] = ()
     isolated_atoms: tuple[str, ...] = ()
@@ -195,6 +196,7 @@ def _data(data: _Data, path: str) -> DataConfig:
         valid_batch=parse_batch_size(data.valid_batch, joined(path, "valid_batch")),
         valid_batches=data.valid_batches,
         weights=data.weights,
+        by_forces=data.by_forces,
         keys=data.keys,
         pattern=data.pattern,
         isolated_atoms=data.isolated_atoms,

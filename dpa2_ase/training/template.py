@@ -12,6 +12,7 @@ data:
   valid: [path/to/valid.xyz]    # for the errors in the log; nothing is learned from these frames
   batch: auto:128               # frames until there are so many atoms; also max:N, filter:N (max:N without larger
                                 # frames), or a number of frames
+  # by_forces: true             # draw frames in proportion to their forces: for sets of mostly quiet frames
   # keys: {{energy: dft_energy, forces: dft_forces, stress: dft_stress, weight: my_weight}}   # names of labels
   # isolated_atoms: [atoms.xyz]   # energies of single atoms, to count energies from; or by name:
   # atomic_energies: {{H: -13.6}}   # eV
