@@ -176,13 +176,15 @@ def test_frames_of_large_forces_are_drawn_more_often(data):
     """In proportion to root mean square forces plus 0.1 eV/Å; an entry keeps its share, a frame at rest a chance."""
     quiet = [dataclasses.replace(f, forces=np.zeros_like(f.forces)) for f in FRAMES[:2]]
     write_frames(data / "quiet.xyz", [*quiet, *FRAMES[2:5]])
-    entries = {"train": [str(data / "quiet.xyz"), str(data / "train.xyz")], "by_forces": True}
+    entries = {"train": [str(data / "quiet.xyz"), str(data / "train.xyz")], "by_forces": 0.1}
     drawn = trainer_of(table(data, data=entries | {"weights": [0.25, 0.75]})).data["Default"].weights
     size = np.array([0.1, 0.1, *(0.1 + np.sqrt(np.mean(f.forces**2)) for f in FRAMES[2:5])])
     assert drawn[:5] == pytest.approx(0.25 * size / size.sum(), rel=1e-6)  # files hold eight digits
     assert drawn[5:].sum() == pytest.approx(0.75, rel=1e-12)
     alone = trainer_of(table(data, data=entries)).data["Default"].weights
     assert alone[:5].sum() / alone.sum() == pytest.approx(5 / len(alone), rel=1e-12)
+    with pytest.raises(ValueError, match=r"data\.by_forces should be above zero"):
+        trainer_of(table(data, data=entries | {"by_forces": 0}))
 
 
 @pytest.mark.parametrize("name", ["x.extxyz", "x.traj", "new", "new.hdf5", "new.lmdb"])

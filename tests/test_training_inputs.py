@@ -86,7 +86,6 @@ def test_multi_task_input_of_deepmd(tmp_path):
         ("training.training_data.auto_prob", "prob_x", "training.training_data.auto_prob 'prob_x' is not supported"),
         ("training.training_data.batch_size", [1, 2], "systems share batches here and have no sizes"),
         ("nvnmd", {}, "nvnmd is not supported"),
-        ("validating", {"full_validation": True}, "validating.full_validation is not supported; remove it: errors of"),
         ("validating", {"full_validation_": True}, "validating.full_validation_ is not supported; did you mean full_"),
         ("training.acc_freq", 4, "training.acc_freq = 4 is not supported; remove it or set it to 1"),
         (

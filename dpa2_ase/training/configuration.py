@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+from .best import BestConfig, Metric
 from .data.checks import Kind, Limits
 from .heads import Sharing
 from .loss import LossConfig
@@ -27,7 +29,7 @@ class DataConfig:
     valid_batches: int | None = 10  # of each validation; None for all frames
     weights: tuple[float, ...] | None = None  # probability of every entry of `train`; None counts frames
     system_weights: Literal["frames", "equal"] | tuple[tuple[int, int, float], ...] = "frames"  # or runs of systems
-    by_forces: bool = False  # within an entry of `train`, draw frames in proportion to the size of their forces
+    by_forces: float | None = None  # eV/Å; within an entry, draw frames in proportion to this plus their mean force
     keys: dict[str, str] = field(default_factory=dict)  # names of labels, see `LabelKeys`
     pattern: tuple[str, ...] = ()  # of systems below a folder
     valid_pattern: tuple[str, ...] | None = None  # the same of `valid`; None for `pattern`
@@ -75,11 +77,15 @@ class OutputConfig:
     log_every: int = 100
     validate_every: int = 1000
     tensorboard: str | None = None  # folder
+    best: str | None = None  # file of the model with the lowest error of all validations so far
+    best_metric: Metric = "forces_rmse"  # that error; the mean over heads with such labels
 
     def __post_init__(self) -> None:
         for name in ("save_every", "log_every", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"output.{name} should be at least 1, found {getattr(self, name)}")
+        if self.best is not None and Path(self.best) == Path(self.checkpoint):
+            raise ValueError(f"output.best and output.checkpoint are both {self.best}; give another name to one")
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,7 @@ class TrainingConfig:
     derivatives: Derivatives = "auto"  # of the loss; difference: fast, with compiled kernels (see training.difference)
     seed: int = 0
     output: OutputConfig = field(default_factory=OutputConfig)
+    validations: tuple[BestConfig, ...] = ()  # over all frames, beside those of the log
 
     @property
     def probabilities(self) -> dict[str, float]:

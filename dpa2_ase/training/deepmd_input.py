@@ -16,6 +16,7 @@ from ..option_values import number, short, table
 from .configuration import DEFAULT_HEAD, HeadConfig, OptimizerConfig, OutputConfig, TrainingConfig
 from .deepmd_data import data_of_section
 from .deepmd_model import check_section, frozen_parts, head_of_section, multi_task, only, real, refuse, whole
+from .deepmd_validating import full_validations
 from .loss import LossConfig, Prefactor
 from .schedules import LearningRateConfig
 
@@ -26,10 +27,6 @@ _TRAINING = frozenset(
     "ckpt_keep_ratio gradient_max_norm enable_ema ema_decay tensorboard tensorboard_log_dir opt_type adam_beta1 "
     "adam_beta2 weight_decay warmup_steps save_dir change_bias_after_training acc_freq num_epoch_dict".split()
 ) | {*_STEPS, *_EPOCHS}
-_VALIDATING = frozenset(
-    "full_validation ema_full_validation validation_freq save_best save_best_dir max_best_ckpt validation_metric "
-    "full_val_file full_val_start compiled_infer tf32_infer amp_infer".split()
-)
 _LOSS = {"e": "energy", "f": "forces", "v": "virial", "ae": "atomic_energies", "pf": "weighted_forces"}
 _DEFAULTS = {"e": (0.02, 1.0), "f": (1000.0, 1.0)}
 
@@ -46,7 +43,6 @@ def settings_of_input(data: Mapping[str, Any]) -> TrainingConfig:
     training = table(data.get("training"), "training")
     only(training, _TRAINING, "training")
     refuse(training, "training", acc_freq=1)
-    _refuse_full_validation(data)
     model = table(data.get("model"), "model")
     sections, sharing = multi_task(model) if "model_dict" in model else ({DEFAULT_HEAD: dict(model)}, ())
     for head, section in sections.items():
@@ -63,18 +59,8 @@ def settings_of_input(data: Mapping[str, Any]) -> TrainingConfig:
         change_bias=bool(training.get("change_bias_after_training", False)),
         seed=whole(training, "seed", 0, "training"),
         output=_output(training),
+        validations=full_validations(data, heads),
     )
-
-
-def _refuse_full_validation(data: Mapping[str, Any]) -> None:
-    validating = table(data.get("validating", {}), "validating")
-    only(validating, _VALIDATING, "validating")
-    for key in ("full_validation", "ema_full_validation"):
-        if validating.get(key, False):
-            raise ValueError(
-                f"validating.{key} is not supported; remove it: errors of validation_data are in the log anyway, over "
-                "numb_btch batches, which may be as many as there are frames"
-            )
 
 
 def _heads(

@@ -20,8 +20,6 @@ from .sampling import BatchSize
 
 logger = logging.getLogger("dpa2_ase")
 
-QUIET_FORCE = 0.1  # eV/Å; frames without forces are drawn as if theirs were so large
-
 
 @dataclass(frozen=True)
 class HeadData:
@@ -45,8 +43,8 @@ def read_data(data: DataConfig, model: AnyModelConfig) -> HeadData:
     entries = [read_systems(e, keys=keys, names=model.type_map, pattern=data.pattern) for e in data.train]
     systems = [system for entry in entries for system in entry]
     weights = _frame_weights(data, entries)
-    if data.by_forces:
-        weights = _by_forces(entries, weights)
+    if data.by_forces is not None:
+        weights = _by_forces(entries, weights, data.by_forces)
     frames = [frame for system in systems for frame in system.frames]
     report = check_frames(frames, model.type_map, data.limits)
     unknown = [f for f in report.findings if f.kind == "unknown-element"]
@@ -145,11 +143,11 @@ def _frame_weights(data: DataConfig, entries: list[list[System]]) -> np.ndarray 
     return weights
 
 
-def _by_forces(entries: list[list[System]], weights: np.ndarray | None) -> np.ndarray:
-    """Probabilities in proportion to root mean square forces; every entry keeps its share."""
+def _by_forces(entries: list[list[System]], weights: np.ndarray | None, least: float) -> np.ndarray:
+    """Probabilities in proportion to root mean square forces plus `least`; every entry keeps its share."""
     sizes = []
     for entry in entries:
-        size = np.array([_force(frame) + QUIET_FORCE for system in entry for frame in system.frames])
+        size = np.array([_force(frame) + least for system in entry for frame in system.frames])
         sizes.append(size / size.mean())
     return np.concatenate(sizes) * (1.0 if weights is None else weights)
 

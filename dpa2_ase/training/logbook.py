@@ -110,6 +110,13 @@ class Display:
         else:
             print(f"step {step}: {text}", flush=True)
 
+    def say(self, text: str) -> None:
+        """Tell something that stays on the screen."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        elif not self.quiet:
+            print(text, flush=True)
+
     def close(self) -> None:
         """Give the terminal back."""
         if self._bar is not None:

@@ -59,7 +59,7 @@ class _Data:
     valid_batch: int | str = "auto:512"
     valid_batches: int | None = 10
     weights: tuple[float, ...] | None = None
-    by_forces: bool = False
+    by_forces: float | None = None
     keys: dict[str, str] = field(default_factory=dict)
     pattern: tuple[str, ...] = ()
     isolated_atoms: tuple[str, ...] = ()
@@ -189,6 +189,11 @@ def _elements(groups: Iterable[_Data], folder: Path) -> tuple[str, ...]:
 
 
 def _data(data: _Data, path: str) -> DataConfig:
+    if data.by_forces is not None and not data.by_forces > 0:
+        raise ValueError(
+            f"{joined(path, 'by_forces')} should be above zero (eV/Å), so that frames at rest are drawn too, found "
+            f"{data.by_forces}"
+        )
     return DataConfig(
         train=data.train,
         valid=data.valid,

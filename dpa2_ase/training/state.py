@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ class TrainingState:
     random: Tensor  # torch's generator
     ema: dict[str, Tensor] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)  # losses and errors since the last report
+    best: list[dict[str, Any]] = field(default_factory=list)  # best models so far
 
     def table(self) -> dict[str, Any]:
         """As nested tables of tensors and plain values."""
@@ -38,7 +39,15 @@ class TrainingState:
             "random": self.random,
             "ema": self.ema,
             "progress": self.progress,
+            "best": self.best,
         }
+
+    def check(self, heads: Collection[str], ema: Collection[str]) -> None:
+        """Refuse to continue a training of other `heads`, or of other parameters with running means (`ema`)."""
+        if set(self.samplers) != set(heads):
+            raise ValueError(f"the checkpoint trains the heads {sorted(self.samplers)}, not {sorted(heads)}")
+        if set(self.ema) != set(ema):
+            raise ValueError("optimizer.ema or the trained parameters differ from those of the checkpoint")
 
 
 def read_state(path: str | Path) -> TrainingState:
@@ -66,8 +75,15 @@ def read_state(path: str | Path) -> TrainingState:
             f"{path} holds a model but no training of this package to continue; start from it with --init-model"
         )
     samplers = {name: (int(epoch), int(position)) for name, (epoch, position) in stored["samplers"].items()}
-    progress = stored.get("progress", {})  # not in files of before
-    return TrainingState(stored["step"], stored["optimizer"], samplers, stored["random"], stored["ema"], progress)
+    return TrainingState(
+        step=stored["step"],
+        optimizer=stored["optimizer"],
+        samplers=samplers,
+        random=stored["random"],
+        ema=stored["ema"],
+        progress=stored.get("progress", {}),  # this and the following are not in files of before
+        best=stored.get("best", []),
+    )
 
 
 def _with_tensors(value: Any, archive: TorchArchive) -> Any:

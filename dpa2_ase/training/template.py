@@ -12,7 +12,7 @@ data:
   valid: [path/to/valid.xyz]    # for the errors in the log; nothing is learned from these frames
   batch: auto:128               # frames until there are so many atoms; also max:N, filter:N (max:N without larger
                                 # frames), or a number of frames
-  # by_forces: true             # draw frames in proportion to their forces: for sets of mostly quiet frames
+  # by_forces: 0.1              # eV/Å; draw frames in proportion to this plus their root mean square force
   # keys: {{energy: dft_energy, forces: dft_forces, stress: dft_stress, weight: my_weight}}   # names of labels
   # isolated_atoms: [atoms.xyz]   # energies of single atoms, to count energies from; or by name:
   # atomic_energies: {{H: -13.6}}   # eV
@@ -50,5 +50,7 @@ optimizer:
   ema: 0.999                  # also write the running mean of the weights, as model-ema.pt
 
 output: {{checkpoint: model.pt, log: log.csv, log_every: 100, validate_every: 1000, save_every: 1000}}
+# output.best: model-best.pt  # also keep the model with the lowest output.best_metric on valid at any validation:
+                              # forces_rmse, or another error by its name in the log, such as energy_mae
 # output.tensorboard: runs    # a folder for TensorBoard: pip install "dpa2-ase[train]"
 """

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from .. import derivatives
-from ..checkpoint.writing import HeadNotes, write_checkpoint
 from ..kernels.training import TrainableTwin, trainable_obstacle
 from ..model import Potential, Prediction, differentiable
 from .averages import Exchange
+from .best import BestModels
 from .configuration import TrainingConfig
 from .difference import STEP, add_gradients, is_truncated, leaves, obstacle
 from .distributed import Processes
@@ -24,6 +24,7 @@ from .heads import Heads, check_parts, trainable_parameters
 from .logbook import Display, Logbook
 from .loss import LossConfig, loss_terms, total_loss
 from .metrics import Errors
+from .model_files import write_model
 from .optimizers import ScaledOptimizer
 from .progress import Progress
 from .sampling import Sampler, fixed_batches
@@ -89,6 +90,7 @@ class Trainer:
         self._twins: dict[str, TrainableTwin | None] = {}
         self.step_number = 0
         self.progress = Progress(heads.names)
+        self.best = BestModels(config, data)
 
     # ---- one step ----------------------------------------------------------------------------------------------------
 
@@ -179,6 +181,7 @@ class Trainer:
         log = (
             Logbook(Path(output.log), self.progress.columns(), self.step_number, output.tensorboard) if first else None
         )
+        self.best.open(self)
         display = Display(self.step_number, self.config.steps, quiet=quiet or not first)
         try:
             with stop_requests() as asked:
@@ -193,40 +196,46 @@ class Trainer:
                         )
         finally:
             display.close()
+            self.best.close()
             if log is not None:
                 log.close()
 
     def _after_step(self, log: Logbook | None, display: Display, *, is_last: bool, stores: bool) -> None:
         """Report and store what is due."""
-        output, done = self.config.output, self.step_number
+        output, done, first = self.config.output, self.step_number, self.processes.is_first
         if self.config.change_bias and done == self.config.steps:
             for name, potential in self.heads.items():
                 change_energy_bias(potential, self.data[name].train, self.config.seed)
         validates = is_last or done % output.validate_every == 0
+        errors = self.errors() if validates and first else {}
         if validates or done % output.log_every == 0:
-            values = self._report(validate=validates)
+            values = self._report(errors)
             if log is not None:
                 log.write(done, values)
             display.show(done, values)
-        if self.processes.is_first and (is_last or stores or done % output.save_every == 0):
+        self.best.after_step(self, errors, display.say)
+        if first and (is_last or stores or done % output.save_every == 0):
             self.save(Path(output.checkpoint))
 
-    def _report(self, *, validate: bool) -> dict[str, float]:
-        """Errors since the last report, and of the validation frames."""
+    def _report(self, errors: Mapping[str, Errors]) -> dict[str, float]:
+        """Errors since the last report, and those of validation frames by head."""
         values = {"learning_rate": learning_rate(self.config.learning_rate, self.step_number - 1, self.config.steps)}
         values |= self.progress.report()
-        if validate and self.processes.is_first:
-            for name in self.heads.names:
-                values |= {f"{name}/valid/{key}": value for key, value in self.validate(name).table().items()}
+        for name, found in errors.items():
+            values |= {f"{name}/valid/{key}": value for key, value in found.table().items()}
         return values
 
-    def validate(self, head: str, *, every_frame: bool = False) -> Errors:
-        """Errors of a head on validation frames, of the mean parameters if there are such."""
+    def errors(self, *, every_frame: bool = False, mean: bool = True) -> dict[str, Errors]:
+        """What `validate` finds of every head."""
+        return {name: self.validate(name, every_frame=every_frame, mean=mean) for name in self.heads.names}
+
+    def validate(self, head: str, *, every_frame: bool = False, mean: bool = True) -> Errors:
+        """Errors of a head on validation frames, of the `mean` parameters if there are such."""
         data, errors = self.config.heads[head].data, Errors()
         frames = self.data[head].valid
         if frames is None:
             return errors
-        with self.averaged():
+        with self.averaged(mean=mean):
             count = None if every_frame else data.valid_batches
             for indices in fixed_batches(frames.n_atoms, data.valid_batch, self.config.seed, count):
                 batch = frames.batch(indices, self.device)
@@ -236,32 +245,21 @@ class Trainer:
                 errors.add(predict(potential, batch, gradient=has_derivatives, training=False), batch)
         return errors
 
-    def averaged(self) -> Exchange:
-        """A context in which the parameters are their running means, if such are kept."""
-        return Exchange(self.parameters, self.ema)
+    def averaged(self, *, mean: bool = True) -> Exchange:
+        """A context in which the parameters are their running means, if such are kept and wanted."""
+        return Exchange(self.parameters, self.ema if mean else {})
 
     # ---- files -------------------------------------------------------------------------------------------------------
 
     def save(self, path: Path) -> None:
         """Write the checkpoint, a numbered copy if wanted, and the mean parameters as a model of their own."""
-        rate = learning_rate(self.config.learning_rate, max(self.step_number - 1, 0), self.config.steps)
-        heads, notes = dict(self.heads.items()), {name: self._notes(name) for name in self.heads.names}
-        write_checkpoint(
-            path, heads, step=self.step_number, learning_rate=rate, notes=notes, extra={KEY: self.state().table()}
-        )
+        write_model(self, path, extra={KEY: self.state().table()})
         if self.ema:
             with self.averaged():
-                target = path.with_name(f"{path.stem}-ema{path.suffix}")
-                write_checkpoint(target, heads, step=self.step_number, learning_rate=rate, notes=notes)
+                write_model(self, path.with_name(f"{path.stem}-ema{path.suffix}"))
         if self.config.output.keep:
-            numbered = path.with_name(f"{path.stem}-{self.step_number}{path.suffix}")
-            write_checkpoint(numbered, heads, step=self.step_number, learning_rate=rate, notes=notes)
+            write_model(self, path.with_name(f"{path.stem}-{self.step_number}{path.suffix}"))
             keep_newest(path, self.config.output.keep)
-
-    def _notes(self, name: str) -> HeadNotes:
-        observed = sorted({symbol for frame in self.data[name].train.frames for symbol in frame.symbols})
-        head = self.config.heads[name]
-        return HeadNotes(observed, head.aliases, head.info)
 
     def state(self) -> TrainingState:
         """What is needed to continue, beside the parameters."""
@@ -272,20 +270,19 @@ class Trainer:
             random=torch.random.get_rng_state(),
             ema=self.ema,
             progress=self.progress.state(),
+            best=self.best.state(),
         )
 
     def restore(self, state: TrainingState) -> None:
         """Continue from a state; the parameters are those of the same checkpoint already."""
-        if set(state.samplers) != set(self.samplers):
-            raise ValueError(f"the checkpoint trains the heads {sorted(state.samplers)}, not {sorted(self.samplers)}")
-        if bool(state.ema) != bool(self.ema) or state.ema.keys() != self.ema.keys():
-            raise ValueError("optimizer.ema or the trained parameters differ from those of the checkpoint")
+        state.check(self.samplers, self.ema)
         try:
             self.optimizer.torch.load_state_dict(state.optimizer)
         except ValueError as error:
             raise ValueError(f"the checkpoint was trained with other parameters or rates per part ({error})") from error
         self.step_number = state.step
         self.progress.restore(state.progress)
+        self.best.restore(state.best)
         torch.random.set_rng_state(state.random)
         for name, sampler in self.samplers.items():
             sampler.restore(state.samplers[name])
