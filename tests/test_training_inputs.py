@@ -84,7 +84,6 @@ def test_multi_task_input_of_deepmd(tmp_path):
         ("model.fitting_net.type", "dipole", "only energies can be trained so far"),
         ("model.descriptor.repinit.nsell", 3, "model.descriptor.repinit.nsell is not a known key; did you mean nsel"),
         ("training.training_data.auto_prob", "prob_x", "training.training_data.auto_prob 'prob_x' is not supported"),
-        ("training.training_data.batch_size", [1, 2], "systems share batches here and have no sizes"),
         ("nvnmd", {}, "nvnmd is not supported"),
         ("validating", {"full_validation_": True}, "validating.full_validation_ is not supported; did you mean full_"),
         ("training.acc_freq", 4, "training.acc_freq = 4 is not supported; remove it or set it to 1"),

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from .batches import validation_batches
 from .logbook import Logbook
 from .metrics import QUANTITIES, Errors
 from .model_files import write_model
-from .sampling import fixed_batches
 from .schedules import learning_rate
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ def _measured_heads(rule: BestConfig, config: TrainingConfig, data: Mapping[str,
     """Heads with the label among the frames that are validated."""
     label, found = rule.metric.partition("_")[0], []
     for name, head in config.heads.items():
-        frames, count = data[name].valid, None if rule.every else head.data.valid_batches
+        frames = data[name].valid
         if frames is not None:
-            drawn = fixed_batches(frames.n_atoms, head.data.valid_batch, config.seed, count)
+            drawn = validation_batches(data[name], head.data, config.seed, every_frame=bool(rule.every))
             labels = [getattr(frames.frames[index], label) for batch in drawn for index in batch]
             if any(values is not None and np.isfinite(values).any() for values in labels):
                 found.append(name)

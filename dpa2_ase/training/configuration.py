@@ -10,7 +10,7 @@ from .best import BestConfig, Metric
 from .data.checks import Kind, Limits
 from .heads import Sharing
 from .loss import LossConfig
-from .sampling import BatchSize
+from .sampling import BatchSize, SystemSizes
 from .schedules import LearningRateConfig
 
 DEFAULT_HEAD = "Default"
@@ -24,8 +24,8 @@ class DataConfig:
 
     train: tuple[str, ...]
     valid: tuple[str, ...] = ()
-    batch: BatchSize = _AUTO_128
-    valid_batch: BatchSize = _AUTO_512
+    batch: BatchSize | SystemSizes = _AUTO_128
+    valid_batch: BatchSize | SystemSizes = _AUTO_512
     valid_batches: int | None = 10  # of each validation; None for all frames
     weights: tuple[float, ...] | None = None  # probability of every entry of `train`; None counts frames
     system_weights: Literal["frames", "equal"] | tuple[tuple[int, int, float], ...] = "frames"  # or runs of systems

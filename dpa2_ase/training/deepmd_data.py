@@ -8,7 +8,7 @@ from typing import Any
 from ..option_values import number, short, table
 from .configuration import DataConfig
 from .deepmd_model import only, real, whole
-from .sampling import BatchSize, parse_batch_size
+from .sampling import BatchSize, SystemSizes, parse_batch_size
 
 _KNOWN = frozenset("systems batch_size auto_prob auto_prob_style sys_probs sys_weights rglob_patterns".split())
 
@@ -45,16 +45,17 @@ def _texts(value: Any, path: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _batch(data: Mapping[str, Any], path: str) -> BatchSize:
-    size = data.get("batch_size", "auto")
-    if isinstance(size, list) and size:
-        if any(one != size[0] for one in size):
+def _batch(data: Mapping[str, Any], path: str) -> BatchSize | SystemSizes:
+    size, path = data.get("batch_size", "auto"), f"{path}.batch_size"
+    if not isinstance(size, list):
+        return parse_batch_size(size, path)
+    for system, one in enumerate(size):
+        if type(one) is not int or one < 1:
             raise ValueError(
-                f"{path}.batch_size {short(size)}: systems share batches here and have no sizes of their own; "
-                "give one number, or auto:N for batches of N atoms"
+                f"{path}[{system}] {short(one)} is not a number of frames; auto:N and the like stand for all systems, "
+                "without a list"
             )
-        size = size[0]
-    return parse_batch_size(size, f"{path}.batch_size")
+    return BatchSize("frames", size[0]) if len(set(size)) == 1 else SystemSizes(tuple(size))
 
 
 def _system_weights(data: Mapping[str, Any], path: str) -> Any:

@@ -12,11 +12,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
+from .batches import batch_counts, system_probabilities
 from .configuration import DataConfig, TrainingConfig
 from .head_data import HeadData
-from .sampling import fixed_batches
 
 
 def with_steps(config: TrainingConfig, data: Mapping[str, HeadData]) -> TrainingConfig:
@@ -33,23 +31,7 @@ def with_steps(config: TrainingConfig, data: Mapping[str, HeadData]) -> Training
 
 def epoch_length(data: HeadData, config: DataConfig) -> int:
     """Steps of one epoch of a head."""
-    frames = data.train.n_atoms
-    systems = np.zeros(len(frames), dtype=np.int64) if data.systems is None else data.systems
-    found = np.unique(systems)
-    batches = np.array([len(fixed_batches(frames[systems == s], config.batch, 0, None)) for s in found], dtype=float)
-    weights = _weights(config, found, batches)
-    drawn = weights > 0
-    return math.ceil((batches[drawn] / (weights[drawn] / weights.sum())).max() - 1e-9)  # 9 / 0.3 is a little above 30
-
-
-def _weights(config: DataConfig, systems: np.ndarray, batches: np.ndarray) -> np.ndarray:
-    """Probability of every system up to a factor; where nothing else is said, that of its batches."""
-    if config.system_weights == "frames":
-        return batches
-    if config.system_weights == "equal":
-        return np.ones_like(batches)
-    weights = np.zeros_like(batches)
-    for first, last, weight in config.system_weights:
-        block = (systems >= first) & (systems < last)
-        weights[block] = weight * batches[block] / batches[block].sum()
-    return weights
+    counts = batch_counts(data, config)
+    probabilities = system_probabilities(config, counts)
+    drawn = probabilities > 0
+    return math.ceil((counts[drawn] / probabilities[drawn]).max() - 1e-9)  # 9 / 0.3 is a little above 30

@@ -16,7 +16,7 @@ from .data.checks import check_frames
 from .data.files import System, read_frames, read_systems
 from .data.frames import Frame, LabelKeys
 from .frameset import FrameSet
-from .sampling import BatchSize
+from .sampling import BatchSize, SystemSizes
 
 logger = logging.getLogger("dpa2_ase")
 
@@ -29,6 +29,7 @@ class HeadData:
     valid: FrameSet | None
     weights: np.ndarray | None  # probability of every training frame
     systems: np.ndarray | None = None  # number of the system of every training frame; None for one system
+    valid_systems: np.ndarray | None = None  # the same of validation frames, where systems have batches of their own
 
 
 def read_data(data: DataConfig, model: AnyModelConfig) -> HeadData:
@@ -42,6 +43,7 @@ def read_data(data: DataConfig, model: AnyModelConfig) -> HeadData:
     keys, (place, place_valid) = LabelKeys(**data.keys), data.places
     entries = [read_systems(e, keys=keys, names=model.type_map, pattern=data.pattern) for e in data.train]
     systems = [system for entry in entries for system in entry]
+    numbers = _numbers(systems, data.batch, place)
     weights = _frame_weights(data, entries)
     if data.by_forces is not None:
         weights = _by_forces(entries, weights, data.by_forces)
@@ -57,23 +59,46 @@ def read_data(data: DataConfig, model: AnyModelConfig) -> HeadData:
     keep = _far_enough(frames, keep, data.min_distance, place)
     if not keep:
         raise ValueError(f"{place}: no frame is left to train on: {', '.join(data.train)}")
-    pattern = data.pattern if data.valid_pattern is None else data.valid_pattern
-    valid = [f for e in data.valid for f in read_frames(e, keys=keys, names=model.type_map, pattern=pattern)]
-    valid = check_frames(valid, limits=data.limits).without(valid, data.filter)
-    valid = [valid[i] for i in _small_enough(valid, range(len(valid)), data.valid_batch, place_valid)]
+    valid, valid_numbers = _read_valid(data, model.type_map)
     _check_parameters([frames[i] for i in keep], model, place)
     _check_parameters(valid, model, place_valid)
     return HeadData(
         train=frame_set([frames[i] for i in keep], model),
         valid=frame_set(valid, model) if valid else None,
         weights=None if weights is None else weights[keep],
-        systems=np.repeat(np.arange(len(systems)), [len(system.frames) for system in systems])[keep],
+        systems=numbers[keep],
+        valid_systems=valid_numbers,
     )
 
 
-def _small_enough(frames: Sequence[Frame], keep: Sequence[int], size: BatchSize, path: str) -> list[int]:
+def _read_valid(data: DataConfig, names: Sequence[str]) -> tuple[list[Frame], np.ndarray | None]:
+    """Validation frames; where systems have batches of their own, also the number of the system of each."""
+    keys, place, size = LabelKeys(**data.keys), data.places[1], data.valid_batch
+    pattern = data.pattern if data.valid_pattern is None else data.valid_pattern
+    if isinstance(size, SystemSizes):
+        systems = [s for e in data.valid for s in read_systems(e, keys=keys, names=names, pattern=pattern)]
+        frames, numbers = [f for s in systems for f in s.frames], _numbers(systems, size, place)
+    else:
+        frames = [f for e in data.valid for f in read_frames(e, keys=keys, names=names, pattern=pattern)]
+        numbers = None
+    bad = set(check_frames(frames, limits=data.limits).frames(data.filter))
+    keep = _small_enough(frames, [i for i in range(len(frames)) if i not in bad], size, place)
+    return [frames[i] for i in keep], None if numbers is None else numbers[keep]
+
+
+def _numbers(systems: Sequence[System], size: BatchSize | SystemSizes, path: str) -> np.ndarray:
+    """Number of the system of every frame, for as many systems as there are sizes."""
+    if isinstance(size, SystemSizes) and len(size.frames) != len(systems):
+        raise ValueError(
+            f"{path}.batch_size has {len(size.frames)} numbers for the {len(systems)} systems found in {path}.systems; "
+            "give one number for each system, those below a folder by path, or one for all"
+        )
+    return np.repeat(np.arange(len(systems)), [len(system.frames) for system in systems])
+
+
+def _small_enough(frames: Sequence[Frame], keep: Sequence[int], size: BatchSize | SystemSizes, path: str) -> list[int]:
     """Those of the frames `keep` that a batch size ``filter:N`` lets through."""
-    if size.kind != "filter":
+    if isinstance(size, SystemSizes) or size.kind != "filter":
         return list(keep)
     small = [index for index in keep if len(frames[index]) <= size.size]
     if len(small) < len(keep):

@@ -1,7 +1,8 @@
-"""Which frames make the next batch: shuffled, reproducible, and described by two numbers."""
+"""Which frames make the next batch: shuffled, reproducible, and described by a few whole numbers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -28,6 +29,21 @@ class BatchSize:
     def is_limit(self) -> bool:
         """Whether `size` is a number of atoms that no batch of several frames exceeds."""
         return self.kind in ("max", "filter")
+
+    def of_system(self, system: int) -> BatchSize:
+        """The same for every system."""
+        return self
+
+
+@dataclass(frozen=True)
+class SystemSizes:
+    """How many frames a batch takes where each comes from one system: `frames` of every system."""
+
+    frames: tuple[int, ...]
+
+    def of_system(self, system: int) -> BatchSize:
+        """Size of the batches of a system."""
+        return BatchSize("frames", self.frames[system])
 
 
 def parse_batch_size(value: str | int, path: str = "batch") -> BatchSize:
@@ -71,7 +87,7 @@ class Sampler:
             raise ValueError("there are no frames to draw from")
         self.n_atoms, self.size, self.seed = np.asarray(n_atoms), size, seed
         self.weights = None if weights is None else np.asarray(weights, dtype=float) / np.sum(weights)
-        self.state = (0, 0)
+        self.state: tuple[int, ...] = (0, 0)
         self._order = self._shuffled(0)
 
     def _shuffled(self, epoch: int) -> np.ndarray:
@@ -79,7 +95,7 @@ class Sampler:
         count = len(self.n_atoms)
         return random.permutation(count) if self.weights is None else random.choice(count, count, p=self.weights)
 
-    def restore(self, state: tuple[int, int]) -> None:
+    def restore(self, state: Sequence[int]) -> None:
         """Continue from a stored `state`."""
         self.state = (int(state[0]), int(state[1]))
         self._order = self._shuffled(self.state[0])
@@ -103,6 +119,48 @@ class Sampler:
                 self.size.kind == "auto" and atoms >= self.size.size
             ):
                 return chosen
+
+
+class SystemSampler:
+    """An endless stream of batches of frame numbers, each of one system, as DeePMD-kit draws them.
+
+    A system is drawn with its probability and gives its next frames. They come in a new random order in every pass over
+    the system, and the last batch of a pass has what is left. All of it follows from `seed` and `state`, which is the
+    number of batches so far and, after it, that of every system.
+
+    Parameters
+    ----------
+    systems
+        Number of the system of every frame.
+    sizes
+        Frames in a batch of every system.
+    probabilities
+        Of the systems; zero where there are no frames.
+    """
+
+    def __init__(self, systems: np.ndarray, sizes: SystemSizes, seed: int, probabilities: np.ndarray) -> None:
+        self.frames = [np.flatnonzero(systems == system) for system in range(len(probabilities))]
+        self.sizes, self.seed, self.probabilities = sizes.frames, seed, probabilities
+        self.state: tuple[int, ...] = (0,) * (1 + len(self.frames))
+
+    def restore(self, state: Sequence[int]) -> None:
+        """Continue from a stored `state`."""
+        self.state = tuple(int(number) for number in state)
+
+    def __next__(self) -> list[int]:
+        drawn, *counts = self.state
+        random = np.random.default_rng((self.seed, 0, drawn))
+        system = int(random.choice(len(counts), p=self.probabilities))
+        batch = self._batch(system, counts[system])
+        counts[system] += 1
+        self.state = (drawn + 1, *counts)
+        return batch
+
+    def _batch(self, system: int, number: int) -> list[int]:
+        frames, size = self.frames[system], self.sizes[system]
+        epoch, position = divmod(number, math.ceil(len(frames) / size))
+        order = np.random.default_rng((self.seed, 1 + system, epoch)).permutation(frames)
+        return order[position * size : (position + 1) * size].tolist()
 
 
 def fixed_batches(

@@ -23,7 +23,7 @@ class TrainingState:
 
     step: int
     optimizer: dict[str, Any]
-    samplers: dict[str, tuple[int, int]]
+    samplers: dict[str, tuple[int, ...]]
     random: Tensor  # torch's generator
     ema: dict[str, Tensor] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)  # losses and errors since the last report
@@ -42,10 +42,19 @@ class TrainingState:
             "best": self.best,
         }
 
-    def check(self, heads: Collection[str], ema: Collection[str]) -> None:
-        """Refuse to continue a training of other `heads`, or of other parameters with running means (`ema`)."""
-        if set(self.samplers) != set(heads):
-            raise ValueError(f"the checkpoint trains the heads {sorted(self.samplers)}, not {sorted(heads)}")
+    def check(self, samplers: Mapping[str, tuple[int, ...]], ema: Collection[str]) -> None:
+        """Refuse to continue a training of other heads, or of other parameters with running means (`ema`).
+
+        Their frames should be drawn alike, too, so that the states of `samplers` have the same length.
+        """
+        if set(self.samplers) != set(samplers):
+            raise ValueError(f"the checkpoint trains the heads {sorted(self.samplers)}, not {sorted(samplers)}")
+        for head, state in samplers.items():
+            if len(state) != len(self.samplers[head]):
+                raise ValueError(
+                    f"the checkpoint drew the frames of head {head} in another way: with another number of systems, or "
+                    "with one batch_size for all; give the same settings, or start anew with --init-model"
+                )
         if set(self.ema) != set(ema):
             raise ValueError("optimizer.ema or the trained parameters differ from those of the checkpoint")
 
@@ -74,7 +83,7 @@ def read_state(path: str | Path) -> TrainingState:
         raise CheckpointError(
             f"{path} holds a model but no training of this package to continue; start from it with --init-model"
         )
-    samplers = {name: (int(epoch), int(position)) for name, (epoch, position) in stored["samplers"].items()}
+    samplers = {name: tuple(int(number) for number in state) for name, state in stored["samplers"].items()}
     return TrainingState(
         step=stored["step"],
         optimizer=stored["optimizer"],

@@ -14,6 +14,7 @@ from .. import derivatives
 from ..kernels.training import TrainableTwin, trainable_obstacle
 from ..model import Potential, Prediction, differentiable
 from .averages import Exchange
+from .batches import sampler_of, validation_batches
 from .best import BestModels
 from .configuration import TrainingConfig
 from .difference import STEP, add_gradients, is_truncated, leaves, obstacle
@@ -27,7 +28,6 @@ from .metrics import Errors
 from .model_files import write_model
 from .optimizers import ScaledOptimizer
 from .progress import Progress
-from .sampling import Sampler, fixed_batches
 from .schedules import learning_rate
 from .state import KEY, TrainingState, keep_newest
 from .statistics import change_energy_bias
@@ -82,7 +82,7 @@ class Trainer:
         self.parameters = trainable_parameters(self.heads, frozen)
         self.optimizer = ScaledOptimizer(config.optimizer, self.parameters, config.learning_rate.start, rates)
         self.samplers = {
-            name: Sampler(d.train.n_atoms, config.heads[name].data.batch, config.seed + number, d.weights)
+            name: sampler_of(d, config.heads[name].data, config.seed + number)
             for number, (name, d) in enumerate(data.items())
         }
         decay = config.optimizer.ema
@@ -231,13 +231,12 @@ class Trainer:
 
     def validate(self, head: str, *, every_frame: bool = False, mean: bool = True) -> Errors:
         """Errors of a head on validation frames, of the `mean` parameters if there are such."""
-        data, errors = self.config.heads[head].data, Errors()
+        config, errors = self.config.heads[head].data, Errors()
         frames = self.data[head].valid
         if frames is None:
             return errors
         with self.averaged(mean=mean):
-            count = None if every_frame else data.valid_batches
-            for indices in fixed_batches(frames.n_atoms, data.valid_batch, self.config.seed, count):
+            for indices in validation_batches(self.data[head], config, self.config.seed, every_frame=every_frame):
                 batch = frames.batch(indices, self.device)
                 has_derivatives = batch.labels.forces is not None or batch.labels.virial is not None
                 twin = self._twin(head, batch)
@@ -275,7 +274,7 @@ class Trainer:
 
     def restore(self, state: TrainingState) -> None:
         """Continue from a state; the parameters are those of the same checkpoint already."""
-        state.check(self.samplers, self.ema)
+        state.check({name: sampler.state for name, sampler in self.samplers.items()}, self.ema)
         try:
             self.optimizer.torch.load_state_dict(state.optimizer)
         except ValueError as error:
