@@ -148,21 +148,6 @@ def test_an_interrupted_training_keeps_the_same_best_model(data, shift):
     assert without_time(data / "log.csv") == log
 
 
-def test_a_state_of_before_begins_anew(data):
-    settings = choosing(data, steps=4)
-    first = trainer_of(settings)
-    press(first, signal.SIGTERM, after=2)
-    with pytest.raises(KeyboardInterrupt):
-        first.run(quiet=True)
-    stored = content(data / "model.pt")
-    assert stored["dpa2_ase_training"].pop("best")
-    torch.save(stored, data / "old.pt")
-    trainer = trainer_of(settings, start="restart", model=data / "old.pt")
-    trainer.run(quiet=True)
-    later = [float(row["Default/valid/forces_rmse"]) for row in rows(data / "log.csv")][2:]
-    assert trainer.best.state()[0]["found"][0][0] == min(later)
-
-
 def test_another_metric_or_a_lost_file_begins_anew(data):
     settings = choosing(data, steps=4)
     trainer = trainer_of(settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ class TrainingState:
     optimizer: dict[str, Any]
     samplers: dict[str, tuple[int, ...]]
     random: Tensor  # torch's generator
-    ema: dict[str, Tensor] = field(default_factory=dict)
-    progress: dict[str, Any] = field(default_factory=dict)  # losses and errors since the last report
-    best: list[dict[str, Any]] = field(default_factory=list)  # best models so far
+    ema: dict[str, Tensor]
+    progress: dict[str, Any]  # losses and errors since the last report
+    best: list[dict[str, Any]]  # best models so far
 
     def table(self) -> dict[str, Any]:
         """As nested tables of tensors and plain values."""
@@ -79,20 +79,13 @@ def read_state(path: str | Path) -> TrainingState:
                 stored = _with_tensors(stored, opened)
     except zipfile.BadZipFile:
         raise CheckpointError(f"{path} is not a training checkpoint") from None
-    if not isinstance(stored, dict) or stored.get("version") != VERSION:
+    names = {field.name for field in fields(TrainingState)}
+    if not isinstance(stored, dict) or stored.get("version") != VERSION or not names <= stored.keys():
         raise CheckpointError(
             f"{path} holds a model but no training of this package to continue; start from it with --init-model"
         )
     samplers = {name: tuple(int(number) for number in state) for name, state in stored["samplers"].items()}
-    return TrainingState(
-        step=stored["step"],
-        optimizer=stored["optimizer"],
-        samplers=samplers,
-        random=stored["random"],
-        ema=stored["ema"],
-        progress=stored.get("progress", {}),  # this and the following are not in files of before
-        best=stored.get("best", []),
-    )
+    return TrainingState(**{name: stored[name] for name in names} | {"samplers": samplers})
 
 
 def _with_tensors(value: Any, archive: TorchArchive) -> Any:
