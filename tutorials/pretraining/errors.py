@@ -2,7 +2,7 @@
 
 One line per head and system as in pretraining.yaml: energy (meV/atom) and force (meV/Å) mean absolute errors over all
 frames of |F| < 30 eV/Å and |P| < 200 GPa that are not in the training set too, and stress errors (GPa) where there are
-labels; then force errors by element, the largest first.
+labels; then force errors by element, the largest first, and both errors by kind of frame (`config_type`).
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def is_extreme(atoms: Atoms) -> bool:
 def errors(calculator: DPA2Calculator, frames: list[Atoms]) -> dict[str, Any]:
     """Mean absolute and root mean square errors, and those of forces by element."""
     found = calculator.evaluate(frames, ["energy", "forces", "stress"])
-    energy, forces, stress, by_element = [], [], [], defaultdict(list)
+    energy, forces, stress = [], [], []
+    by_element, by_kind = defaultdict(list), defaultdict(list)
     for atoms, result in zip(frames, found, strict=True):
         labels = atoms.calc.results
         energy.append((result["energy"] - labels["energy"]) / len(atoms))
@@ -64,6 +65,7 @@ def errors(calculator: DPA2Calculator, frames: list[Atoms]) -> dict[str, Any]:
         forces.append(difference.ravel())
         for symbol, row in zip(atoms.symbols, difference, strict=True):
             by_element[symbol].append(np.abs(row).mean())
+        by_kind[str(atoms.info.get("config_type", "all"))].append((abs(energy[-1]), np.abs(difference).ravel()))
         if "stress" in labels and "stress" in result:
             stress.append(np.ravel(result["stress"] - labels["stress"]) / GPa)
     flat = np.concatenate(forces)
@@ -75,6 +77,17 @@ def errors(calculator: DPA2Calculator, frames: list[Atoms]) -> dict[str, Any]:
         "force_rmse": 1e3 * float(np.sqrt(np.square(flat).mean())),
         "stress_mae": float(np.abs(np.concatenate(stress)).mean()) if stress else None,
         "force_mae_by_element": {s: 1e3 * float(np.mean(rows)) for s, rows in sorted(by_element.items())},
+        "by_kind": {kind: _mean_errors(rows) for kind, rows in sorted(by_kind.items())},
+    }
+
+
+def _mean_errors(rows: list[tuple[float, np.ndarray]]) -> dict[str, float]:
+    """Mean absolute errors of some frames, given those of each."""
+    energy, forces = zip(*rows, strict=True)
+    return {
+        "frames": len(rows),
+        "energy_mae": 1e3 * float(np.mean(energy)),
+        "force_mae": 1e3 * float(np.concatenate(forces).mean()),
     }
 
 
@@ -118,6 +131,14 @@ def element_lines(table: Mapping[str, dict[str, Any]]) -> Iterator[str]:
         yield f"- {name}: " + ", ".join(f"{symbol} {error:.0f}" for symbol, error in by_element)
 
 
+def kind_lines(table: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    """Errors by kind of frame where there are several."""
+    for name, row in table.items():
+        kinds = [f"{k} {v['energy_mae']:.1f} / {v['force_mae']:.0f}" for k, v in row["by_kind"].items()]
+        if len(kinds) > 1:
+            yield f"- {name}: " + ", ".join(kinds)
+
+
 def main() -> None:
     """Print tables in Markdown; store everything with --json, or put the tables into a model card."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -135,8 +156,10 @@ def main() -> None:
         table[f"{head}, {system}"] = row
         lines.append(table_line(head, system, row))
         print(lines[-1], flush=True)
-    lines += ["", "Force errors by element, meV/Å:", "", *element_lines(table)]
-    print("\n".join(lines[-len(table) - 3 :]))
+    details = ["", "Force errors by element, meV/Å:", "", *element_lines(table)]
+    details += ["", "Errors by kind of frame, E in meV/atom / F in meV/Å:", "", *kind_lines(table)]
+    lines += details
+    print("\n".join(details))
     if options.json:
         options.json.write_text(json.dumps(table, indent=1))
     if options.card:
