@@ -85,8 +85,8 @@ picture(panels[0], "elastic-constants")
 # %% [markdown]
 # ## Check
 #
-# With the bundled model: C11, C12 and C44 of copper 183, 127 and 80 GPa, two ways within 0.2 GPa, and a Debye
-# temperature of 356 K (343 K measured); of nickel 290, 177 and 122 GPa. So copper is 79, 202 and 146 GPa stiff along
+# With the bundled model: C11, C12 and C44 of copper 178, 129 and 79 GPa, two ways within 0.3 GPa, and a Debye
+# temperature of 345 K (343 K measured); of nickel 293, 178 and 121 GPa. So copper is 69, 200 and 135 GPa stiff along
 # [001], [111] and [110].
 
 # %%
