@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import signal
 from pathlib import Path
@@ -17,6 +16,8 @@ from trainings import (
     deepmd_input,
     multi_task,
     parameters,
+    press,
+    rows,
     table,
     trainer_of,
     without_time,
@@ -29,7 +30,6 @@ from dpa2_ase.training.data.frames import Frame
 from dpa2_ase.training.deepmd_input import settings_of_input
 from dpa2_ase.training.run import make_trainer
 from dpa2_ase.training.settings import settings_of_table
-from dpa2_ase.training.trainer import Trainer
 
 VALID = FRAMES[9:]
 COARSE = {"start": 0.01, "stop": 0.009, "decay_steps": 10}  # so large that errors rise again, for the seed below
@@ -39,9 +39,7 @@ COARSE = {"start": 0.01, "stop": 0.009, "decay_steps": 10}  # so large that erro
 def data(tmp_path):
     write_frames(tmp_path / "train.xyz", FRAMES[:9])
     write_frames(tmp_path / "valid.xyz", VALID)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield tmp_path
-    signal.signal(signal.SIGINT, before)
+    return tmp_path
 
 
 def choosing(folder: Path, metric: str = "forces_rmse", **changes: object) -> dict:
@@ -49,11 +47,6 @@ def choosing(folder: Path, metric: str = "forces_rmse", **changes: object) -> di
     settings = table(folder, **{"learning_rate": COARSE, "steps": 10, "seed": 5, **changes})
     settings["output"] |= {"best": str(folder / "new" / "best.pt"), "best_metric": metric, "validate_every": 1}
     return settings
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open() as stream:
-        return list(csv.DictReader(stream))
 
 
 def errors_of_file(path: Path, frames: list[Frame]) -> dict[str, float]:
@@ -107,19 +100,6 @@ def test_the_best_file_has_the_lowest_errors_of_the_log(data, metric, optimizer)
     assert notes(data / "new" / "best.pt")["step"] == int(best["step"])
     assert notes(data / "new" / "best.pt")["selected_by"] == metric
     assert content(data / "new" / "best.pt")["model"]["_extra_state"]["train_infos"]["step"] == int(best["step"])
-
-
-def press(trainer: Trainer, number: int, *, after: int) -> None:
-    """Send this process a signal while a step is made."""
-    step = trainer.step
-
-    def step_and_press() -> float:
-        loss = step()
-        if trainer.step_number == after:
-            signal.raise_signal(number)
-        return loss
-
-    trainer.step = step_and_press
 
 
 def best_step(folder: Path, metric: str) -> int:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-from trainings import FRAMES, assert_same_training, multi_task, table, trainer_of, without_time
+from trainings import FRAMES, assert_same_training, multi_task, press, rows, table, trainer_of, without_time
 
 from dpa2_ase.training.data.files import write_frames
 from dpa2_ase.training.logbook import Logbook
-from dpa2_ase.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -24,20 +21,6 @@ def data(tmp_path):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     yield tmp_path
     signal.signal(signal.SIGINT, before)
-
-
-def press(trainer: Trainer, number: int, *, after: int, times: int = 1) -> None:
-    """Send this process a signal while a step is made."""
-    step = trainer.step
-
-    def step_and_press() -> float:
-        loss = step()
-        if trainer.step_number == after:
-            for _ in range(times):
-                signal.raise_signal(number)
-        return loss
-
-    trainer.step = step_and_press
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -95,11 +78,6 @@ def test_a_full_disk_leaves_the_last_checkpoint(data):
         trainer.save(data / "model.pt")
     assert (data / "model.pt").read_bytes() == before
     assert not list(data.glob(".*"))
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open() as stream:
-        return list(csv.DictReader(stream))
 
 
 def test_a_row_cut_off_by_a_full_disk_is_left_out(data):

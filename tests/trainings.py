@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +123,22 @@ def deepmd_input(folder: Path) -> dict:
             "save_freq": 2000,
         },
     }
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def press(trainer: Trainer, number: int, *, after: int, times: int = 1) -> None:
+    """Send this process a signal while a step is made."""
+    step = trainer.step
+
+    def step_and_press() -> float:
+        loss = step()
+        if trainer.step_number == after:
+            for _ in range(times):
+                signal.raise_signal(number)
+        return loss
+
+    trainer.step = step_and_press

@@ -185,7 +185,7 @@ class Best:
         path = self._path(done, found.index((value, done)) + 1)
         info = {"step": done, "selected_by": self.config.metric}
         with trainer.averaged(mean=self.config.mean):
-            tables = {head: {"validation": {**info, **found.table()}} for head, found in errors.items()}
+            tables = {head: {"validation": {**info, **of_head.table()}} for head, of_head in errors.items()}
             write_model(trainer, path, info=tables)
         self.found = found
         ranks = {step: rank for rank, (_, step) in enumerate(found, 1)}

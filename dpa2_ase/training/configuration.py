@@ -29,7 +29,7 @@ class DataConfig:
     valid_batches: int | None = 10  # of each validation; None for all frames
     weights: tuple[float, ...] | None = None  # probability of every entry of `train`; None counts frames
     system_weights: Literal["frames", "equal"] | tuple[tuple[int, int, float], ...] = "frames"  # or runs of systems
-    by_forces: float | None = None  # eV/Å; within an entry, draw frames in proportion to this plus their mean force
+    by_forces: float | None = None  # eV/Å; within an entry, draw frames in proportion to this plus their RMS force
     keys: dict[str, str] = field(default_factory=dict)  # names of labels, see `LabelKeys`
     pattern: tuple[str, ...] = ()  # of systems below a folder
     valid_pattern: tuple[str, ...] | None = None  # the same of `valid`; None for `pattern`

@@ -63,7 +63,8 @@ class FrameSet:
         memory: float = LIST_MEMORY,
     ) -> None:
         index = {name: number for number, name in enumerate(type_map)}
-        unknown = sorted({s for frame in frames for s in frame.symbols} - index.keys())
+        self.elements = sorted({s for frame in frames for s in frame.symbols})  # that occur
+        unknown = [s for s in self.elements if s not in index]
         if unknown:
             raise ValueError(f"elements {unknown} of the data are not in the type map {list(type_map)}; add them to it")
         self.frames = list(frames)

@@ -32,7 +32,7 @@ def write_model(
     config, step = trainer.config, trainer.step_number
     notes = {
         name: HeadNotes(
-            observed=sorted({symbol for frame in trainer.data[name].train.frames for symbol in frame.symbols}),
+            observed=trainer.data[name].train.elements,
             aliases=head.aliases,
             info={**head.info, **(info or {}).get(name, {})},
         )
