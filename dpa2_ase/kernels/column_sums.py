@@ -48,25 +48,27 @@ class _TabulatedSums(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         row, x = (with_padding(part) for part in tables.locate(argument, kind))
         rows, column = with_padding(rows), with_padding(column)
-        ctx.save_for_backward(degree, kind, column, row, x, rows)
-        ctx.tables, ctx.n_columns = tables, n_columns
         sums = rows.new_zeros(len(degree), rows.shape[1] * n_columns, tables.rank)
+        tiles = []
         for centers, edges in padded_neighborhoods(degree, SLOTS):
-            local = rows_at(x, edges)
-            u = weighted_coefficients(tables, rows_at(row, edges), powers(local))  # (B, n, R)
-            weight = _spread(rows_at(rows, edges), rows_at(column, edges), n_columns)
+            place, local, own = rows_at(row, edges), rows_at(x, edges), rows_at(column, edges)
+            u = weighted_coefficients(tables, place, powers(local))  # (B, n, R)
+            weight = _spread(rows_at(rows, edges), own, n_columns)
             sums.index_copy_(0, centers, torch.bmm(weight.mT, u.double()))
+            if ctx.needs_input_grad[5] or ctx.needs_input_grad[6]:
+                tiles.append((centers, edges, place, local, own))
+        ctx.save_for_backward(kind, rows)
+        ctx.tables, ctx.n_columns, ctx.tiles = tables, n_columns, tiles
         return sums.view(len(degree), -1, n_columns, tables.rank)
 
     @staticmethod
     @first_derivatives
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        degree, kind, column, row, x, rows = ctx.saved_tensors
+        kind, rows = ctx.saved_tensors
         tables: Tables = ctx.tables
-        gradient = gradient.flatten(1, 2).to(x)  # (N, Q·P, R)
-        by_rows, by_x = torch.zeros_like(rows), x.new_zeros(len(x), dtype=torch.float64)
-        for centers, edges in padded_neighborhoods(degree, SLOTS):
-            place, local, own = rows_at(row, edges), rows_at(x, edges), rows_at(column, edges)
+        gradient = gradient.flatten(1, 2).to(tables.coefficients)  # (N, Q·P, R)
+        by_rows, by_x = torch.zeros_like(rows), rows.new_zeros(len(rows), dtype=torch.float64)
+        for centers, edges, place, local, own in ctx.tiles:
             above = gradient.index_select(0, centers).mT
             values = powers(local)
             by_row, by_slope = (

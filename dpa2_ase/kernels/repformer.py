@@ -93,21 +93,21 @@ class Tower:
         self.width = aligned(own, folded.embedding_weight)
         more = self.width - own
         self._weight, self._bias = (F.pad(x, (0, more)) for x in (folded.embedding_weight, folded.embedding_bias))
-        self._activation = folded.activation
-        activation = ElementWise(folded.activation)
-        self.layers = [TowerLayer(layer, activation, self.width) for layer in folded.layers[:-1]]
+        self._activation = ElementWise(folded.activation)
+        self.layers = [TowerLayer(layer, self._activation, self.width) for layer in folded.layers[:-1]]
 
     def embed(self, radial: Tensor) -> Tensor:
         """The channel (B·n, P) before the first layer."""
-        return self._activation(torch.addcmul(self._bias, radial[:, None], self._weight))
+        value, _ = self._activation.apply_(self._argument(radial))
+        return value
 
-    def embed_back(self, radial: Tensor, gradient: Tensor) -> Tensor:
+    def embed_back(self, radial: Tensor, gradient: Tensor, scratch: Scratch) -> Tensor:
         """Gradient of `radial` (B·n,) from that of its embedding."""
-        argument = torch.addcmul(self._bias, radial[:, None], self._weight)
-        with torch.enable_grad():
-            argument.requires_grad_()
-            (d_argument,) = torch.autograd.grad(self._activation(argument), argument, gradient)
-        return d_argument @ self._weight
+        _, saved = self._activation.apply_(self._argument(radial))
+        return self._activation.pull_back(saved, gradient, scratch) @ self._weight
+
+    def _argument(self, radial: Tensor) -> Tensor:
+        return torch.addcmul(self._bias, radial[:, None], self._weight)
 
 
 @dataclass
@@ -177,7 +177,8 @@ class _Layers:
         d_weight = torch.zeros_like(self.slots.weight[:, 0])
         for tile in self.slots.tiling.tiles:
             found = self._descend_tile(saved, d_sums, tile, d_weight)
-            d_radial[tile.slots] = self.tower.embed_back(saved.radial[tile.slots], found.edge.flatten(0, 1))
+            radial, gradient = saved.radial[tile.slots], found.edge.flatten(0, 1)
+            d_radial[tile.slots] = self.tower.embed_back(radial, gradient, self.slots.scratch)
             of_tile(d_direction, tile).copy_(found.weighted_direction)
         return d_radial, d_direction, d_weight
 

@@ -17,17 +17,19 @@ class Scratch:
     def __init__(self, like: Tensor) -> None:
         self._like = like
         self._buffers: dict[str, Tensor] = {}
-        self._latest: dict[str, Tensor] = {}  # the arrays last asked for
+        self._views: dict[str, dict[tuple[int, ...], Tensor]] = {}  # of the buffers, by shape
 
     def __call__(self, name: str, *shape: int) -> Tensor:
         """An array of this shape, contiguous."""
-        found = self._latest.get(name)
-        if found is None or found.shape != shape:
+        found = self._views.get(name, {}).get(shape)
+        if found is None:
             size = math.prod(shape)
-            buffer = self._buffers.get(name)
-            if buffer is None or buffer.shape[0] < size:
-                buffer = self._buffers[name] = self._like.new_empty(size)
-            found = self._latest[name] = buffer[:size].view(shape)
+            if name in self._buffers and len(self._buffers[name]) >= size:
+                found = self._buffers[name][:size].view(shape)
+            else:
+                found = self._like.new_empty(shape)
+                self._buffers[name], self._views[name] = found.view(-1), {}
+            self._views[name][shape] = found
         return found
 
 
@@ -52,7 +54,8 @@ class ElementWise:
             return torch.addcmul(gradient, gradient, square, value=-1, out=square)
         with torch.enable_grad():
             x = saved.detach().requires_grad_()
-            (found,) = torch.autograd.grad(self._function(x), x, gradient)
+            total = (self._function(x) * gradient).sum()  # given the gradient itself, PyTorch would import sympy
+            (found,) = torch.autograd.grad(total, x)
         return found
 
 
