@@ -34,10 +34,10 @@ class Within:
 WITHIN = {
     "Ni": Within(lattice=0.005, elastic=0.08, phonons=0.03),
     "Cu": Within(lattice=0.005, elastic=0.10, phonons=0.03),
-    "Li": Within(lattice=0.008, elastic=0.42, phonons=0.35, stable=False),  # soft, and its forces are the smallest
-    "Mo": Within(lattice=0.005, elastic=0.12, phonons=0.07),
-    "Si": Within(lattice=0.005, elastic=0.27, phonons=0.08),
-    "Ge": Within(lattice=0.005, elastic=0.29, phonons=0.08),
+    "Li": Within(lattice=0.003, elastic=1.0, phonons=0.35, stable=False),  # soft, and its forces are the smallest
+    "Mo": Within(lattice=0.005, elastic=0.10, phonons=0.06),
+    "Si": Within(lattice=0.005, elastic=0.25, phonons=0.08),
+    "Ge": Within(lattice=0.005, elastic=0.25, phonons=0.09),
 }
 
 

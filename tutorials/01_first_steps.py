@@ -108,7 +108,7 @@ print("Γ of silicon:", np.round(frequencies, 2), "THz")
 # %% [markdown]
 # ## Check
 #
-# With the bundled model: a0 = 3.618 Å, B = 149 GPa, a spread of 0.06 meV/atom, and 14.2 THz. A model trained further
+# With the bundled model: a0 = 3.617 Å, B = 147 GPa, a spread of 0.06 meV/atom, and 14.4 THz. A model trained further
 # will move these numbers, towards those of the literature above.
 
 # %%

@@ -113,9 +113,9 @@ picture(panels[0], "phonons")
 # %% [markdown]
 # ## Check
 #
-# With the bundled model: copper within 2 % of the neutrons on average. Silicon 12 %: symmetry gives the degeneracies
-# and the upper branches are 5 to 10 % low, as those of PBE are by half of that; the lowest one, known to be difficult,
-# is 12 % too high at L and 31 % at X. A model trained for the purpose comes within a few percent.
+# With the bundled model: copper within 2 % of the neutrons on average. Silicon 11 %: symmetry gives the degeneracies
+# and the upper branches are 5 to 9 % low, as those of PBE are by half of that; the lowest one, known to be difficult,
+# is 13 % too high at L and 29 % at X. A model trained for the purpose comes within a few percent.
 
 # %%
 print(f"CHECK difference = {difference:.6f} eV/Å²")

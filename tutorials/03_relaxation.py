@@ -120,7 +120,7 @@ picture(upper, "relaxation")
 # %% [markdown]
 # ## Check
 #
-# With the bundled model: BFGS 20, FIRE 37 to 48 steps; 5.6 % of the volume lost at 10 GPa; the same number of steps for
+# With the bundled model: BFGS 20, FIRE 36 to 48 steps; 5.8 % of the volume lost at 10 GPa; the same number of steps for
 # all structures, and energies equal to the last digits. How much quicker the batch is (processor time of one core)
 # depends on the model and on the cells: about twice for these, less for larger ones.
 

@@ -85,8 +85,8 @@ picture(panels[0], "elastic-constants")
 # %% [markdown]
 # ## Check
 #
-# With the bundled model: C11, C12 and C44 of copper 178, 129 and 79 GPa, two ways within 0.3 GPa, and a Debye
-# temperature of 345 K (343 K measured); of nickel 293, 178 and 121 GPa. So copper is 69, 200 and 135 GPa stiff along
+# With the bundled model: C11, C12 and C44 of copper 180, 128 and 79 GPa, two ways within 0.1 GPa, and a Debye
+# temperature of 349 K (343 K measured); of nickel 293, 180 and 122 GPa. So copper is 74, 200 and 140 GPa stiff along
 # [001], [111] and [110].
 
 # %%

@@ -76,8 +76,8 @@ picture(ax, "surfaces")
 # %% [markdown]
 # ## Check
 #
-# With the bundled model: vacancy 1.09 eV (PBE 1.07 eV, measured 1.27 eV), the same to 5 meV from 32 sites on, and
-# 1.38, 1.55 and 1.58 J/m², within 3 % of PBE.
+# With the bundled model: vacancy 1.11 eV (PBE 1.07 eV, measured 1.27 eV), the same to 10 meV from 32 sites on, and
+# 1.35, 1.51 and 1.55 J/m², within 1 % of PBE.
 
 # %%
 ratios = energies / np.array(list(PBE.values()))

@@ -112,7 +112,7 @@ picture(panels[0], "molecular-dynamics")
 #
 # Neutrons see the first peak of liquid copper at 2.5 Å with eleven to twelve neighbors, and D is about 4 1e-5 cm²/s at
 # 1500 K (A. Meyer, Phys. Rev. B 81, 012102 (2010)). A cell of a hundred atoms and 2 ps are good for 30 %. With the
-# bundled model: 2.5 Å, 11.3 neighbors and 3.1 ± 0.1 1e-5 cm²/s in the liquid, 2.58 Å, 12 neighbors and no diffusion in
+# bundled model: 2.5 Å, 11.4 neighbors and 3.1 ± 0.1 1e-5 cm²/s in the liquid, 2.58 Å, 12 neighbors and no diffusion in
 # the crystal, whose energy drifts by 0.01 meV/atom/ps; the broken run is the unbroken one to the last bit.
 
 # %%

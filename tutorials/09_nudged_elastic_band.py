@@ -85,7 +85,7 @@ picture(ax, "nudged-elastic-band")
 # %% [markdown]
 # ## Check
 #
-# With the bundled model: a barrier of 0.780 eV (PBE 0.74 eV, EMT 0.794 eV), a reaction energy of zero and the saddle at
+# With the bundled model: a barrier of 0.772 eV (PBE 0.74 eV, EMT 0.794 eV), a reaction energy of zero and the saddle at
 # 0.500 of the way, both by symmetry.
 
 # %%

@@ -69,7 +69,7 @@ picture(panels[0], "dispersion")
 # %% [markdown]
 # ## Check
 #
-# A power of −6.13, a little of the eighth among the sixth. With the bundled model, copper shrinks from 3.618 to 3.554 Å
+# A power of −6.13, a little of the eighth among the sixth. With the bundled model, copper shrinks from 3.618 to 3.552 Å
 # and nickel from 3.507 to 3.469 Å, away from the measured 3.603 and 3.516 Å. Where D3 belongs is between molecules and
 # layers.
 

@@ -47,6 +47,7 @@ DYNAMICS = [  # K
 ]
 EVERY = 3  # steps
 FRAMES = 3  # of a set, to start from
+NEAR = 0.05  # of the lattice constant
 DIMERS = "diatomics-pbe"
 DISTANCES = np.linspace(0.4, 6.0, 113)  # Å
 BOND = (8, 72)  # of the distances, 0.8 to 4 Å: where the minimum of a dimer is
@@ -54,8 +55,8 @@ BOND = (8, 72)  # of the distances, 0.8 to 4 Å: where the minimum of a dimer is
 
 def crystals(model: str) -> None:
     """Energy against volume, from 0.9 to 1.15 of the lattice constant."""
-    print("| head | crystal | minima | lattice constant / experiment | largest jump of the bulk modulus |")
-    print("|---|---|---:|---:|---:|")
+    print("| head | crystal | minima | lattice constant / experiment | largest jump of the bulk modulus | near the minimum |")
+    print("|---|---|---:|---:|---:|---:|")
     for head, rows in CRYSTALS.items():
         calculator = DPA2Calculator(model, head=head, dtype="float64")
         for name, lattice, a in rows:
@@ -66,8 +67,9 @@ def crystals(model: str) -> None:
             pressure = np.array([-row["stress"][:3].mean() for row in found])
             minima = int(((energy[1:-1] < energy[:-2]) & (energy[1:-1] < energy[2:])).sum())
             modulus = -np.diff(pressure) / np.diff(np.log(factors**3))
-            jump = np.abs(np.diff(modulus)).max() / np.abs(modulus).max()
-            print(f"| {head} | {name} | {minima} | {factors[energy.argmin()]:.3f} | {jump:.2f} |", flush=True)
+            jumps, best = np.abs(np.diff(modulus)) / np.abs(modulus).max(), factors[energy.argmin()]
+            near = jumps[np.abs(factors[1:-1] - best) < NEAR]
+            print(f"| {head} | {name} | {minima} | {best:.3f} | {jumps.max():.2f} | {near.max():.2f} |", flush=True)
 
 
 def dimers(model: str) -> None:
