@@ -191,8 +191,8 @@ picture(ax, "finetuning-study")
 # ## Check
 #
 # How many times smaller errors are with pretraining, and how many frames from scratch are worth the fewest with it.
-# With the bundled model and three seeds: forces of the molecules 2.2 to 3.0 times smaller, energies of Li₃N 7 to 24
-# times, virials 4 to 7 times; no number of frames from scratch is as good as the fewest with pretraining. From scratch,
+# With the bundled model and three seeds: forces of the molecules 2.2 to 2.9 times smaller, energies of Li₃N 5 to 25
+# times, virials 4 to 9 times; no number of frames from scratch is as good as the fewest with pretraining. From scratch,
 # errors hardly fall with more frames: 400 steps are too few to use them (`--steps`).
 
 
