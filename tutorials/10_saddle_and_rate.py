@@ -89,8 +89,8 @@ picture(ax, "saddle-and-rate")
 # ## Check
 #
 # With the bundled model: ten steps to a barrier of 0.801 eV (tutorial 09 has 0.772 eV in a larger cell), one
-# imaginary mode of 104i 1/cm, an attempt frequency of 3.3 THz, and 4 jumps per nanosecond at 1000 K; PBE's barrier would
-# make that 7.
+# imaginary mode of 104i 1/cm, an attempt frequency of 3.3 THz, and 4 jumps per nanosecond at 1000 K; PBE's barrier
+# would make that 7.
 
 # %%
 print(f"CHECK barrier = {saddle.barrier:.3f} eV")

@@ -55,7 +55,8 @@ BOND = (8, 72)  # of the distances, 0.8 to 4 Å: where the minimum of a dimer is
 
 def crystals(model: str) -> None:
     """Energy against volume, from 0.9 to 1.15 of the lattice constant."""
-    print("| head | crystal | minima | lattice constant / experiment | largest jump of the bulk modulus | near the minimum |")
+    columns = "minima | lattice constant / experiment | largest jump of the bulk modulus | near the minimum"
+    print(f"| head | crystal | {columns} |")
     print("|---|---|---:|---:|---:|---:|")
     for head, rows in CRYSTALS.items():
         calculator = DPA2Calculator(model, head=head, dtype="float64")
