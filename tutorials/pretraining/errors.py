@@ -2,13 +2,15 @@
 
 One line per head and system as in pretraining.yaml: energy (meV/atom) and force (meV/Å) mean absolute errors over all
 frames of |F| < 30 eV/Å and |P| < 200 GPa that are not in the training set too, and stress errors (GPa) where there are
-labels; then force errors by element, the largest first, and both errors by kind of frame (`config_type`).
+labels; then force errors by element, the largest first, and both errors by kind of frame (`config_type`). Heads of
+several systems have a line for all of them together. With --train the frames are those the model was trained on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +28,7 @@ from dpa2_ase import DPA2Calculator
 HEADER = """| head | system | frames | E MAE / meV/atom | F MAE / meV/Å | F RMSE | stress MAE / GPa | aim F, E |
 |---|---|---:|---:|---:|---:|---:|---|"""
 BEGIN, END = "<!-- errors -->", "<!-- end of errors -->"
+TOGETHER = "together"  # the name of all systems of a head
 MOST_FORCE, MOST_PRESSURE = 30.0, 200.0  # eV/Å, GPa
 TARGETS = {  # meV/Å and meV/atom
     "materials-pbe": (350, 90),
@@ -103,15 +106,20 @@ def _fingerprint(atoms: Atoms) -> tuple[str, float, float]:
     return atoms.get_chemical_formula(), round(abs(np.linalg.det(atoms.cell)), 2), round(forces, 3)
 
 
-def rows_of(model: str, data: Path, most: int | None) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Head, system and errors of every held-out set."""
+def rows_of(model: str, data: Path, most: int | None, *, train: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Head, system and errors of every held-out set, or of the training set beside it."""
     heads = yaml.safe_load(Path(__file__).with_name("pretraining.yaml").read_text())["heads"]
     for head, entry in heads.items():
         calculator = DPA2Calculator(model, head=head)
         seen = [atoms for path in entry["train"] for atoms in read(data / path, ":") if "forces" in atoms.calc.results]
+        together: list[Atoms] = []
         for path in entry["valid"]:
-            frames = unseen(labelled(data / path), seen)[:most]
+            frames = labelled((data / path).with_name("train.xyz")) if train else unseen(labelled(data / path), seen)
+            frames = frames[:: math.ceil(len(frames) / most)] if most else frames
+            together += frames
             yield head, Path(path).parent.name, errors(calculator, frames)
+        if len(entry["valid"]) > 1:
+            yield head, TOGETHER, errors(calculator, together)
 
 
 def table_line(head: str, system: str, row: dict[str, Any]) -> str:
@@ -147,13 +155,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--card", type=Path, help="a file whose text between the marks of tables is replaced")
     parser.add_argument("--most", type=int, default=None, help="frames of each system, for a quick look")
+    parser.add_argument("--train", action="store_true", help="frames of the training sets")
     options = parser.parse_args()
     torch.set_num_threads(1)
     table: dict[str, dict[str, Any]] = {}
     lines = [HEADER]
     print(HEADER)
-    for head, system, row in rows_of(options.model, options.data, options.most):
-        table[f"{head}, {system}"] = row
+    for head, system, row in rows_of(options.model, options.data, options.most, train=options.train):
+        if system != TOGETHER:
+            table[f"{head}, {system}"] = row
         lines.append(table_line(head, system, row))
         print(lines[-1], flush=True)
     details = ["", "Force errors by element, meV/Å:", "", *element_lines(table)]
