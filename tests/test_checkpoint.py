@@ -26,9 +26,11 @@ from dpa2_ase.checkpoint import (
     read_checkpoint,
     summary,
 )
+from dpa2_ase.checkpoint.names import our_state
 from dpa2_ase.checkpoint.upgrades import UPGRADES
 from dpa2_ase.config import LinearConfig, UnsupportedModelError, ZBLConfig
 from dpa2_ase.nn.tables import QuinticTable
+from dpa2_ase.nn.type_embedding import electronic_configuration
 
 PARITY = Path(__file__).parent / "data" / "parity"
 EXTRA = Path(__file__).parent / "data" / "extra"
@@ -84,6 +86,18 @@ OTHERS = [p for p in sorted(EXTRA.iterdir()) if p.suffix in (".pte", ".pt2", ".d
 @pytest.mark.parametrize("path", OTHERS, ids=lambda p: p.name)
 def test_other_containers_of_the_extra_cases(path):
     assert_same(read_checkpoint(path.with_suffix(".pt")), read_checkpoint(path))
+
+
+@pytest.mark.parametrize("name", ["dpa1-econf", "dpa1-dos"])
+def test_constants_of_frozen_files_are_no_part_of_the_state(name):
+    assert_same(read_checkpoint(EXTRA / f"{name}.pt"), read_checkpoint(EXTRA / f"{name}.pth"))
+
+
+def test_a_frozen_file_means_the_same_by_its_elements():
+    constant = {"descriptor.type_embedding.embedding.econf_tebd": electronic_configuration(["O", "H"]).float()}
+    assert our_state(constant, ["O", "H"]) == {}
+    with pytest.raises(CheckpointError, match="electronic configurations"):
+        our_state(constant, ["H", "O"])
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def read_checkpoint(path: str | Path, head: str | None = None) -> Checkpoint:
     with _naming(path):
         section, applied = upgrade(raw.heads[name])
         config = _config(section.params)
-        state = our_state(_read_tensors(section, path))
+        state = our_state(_read_tensors(section, path), config.type_map)
     return Checkpoint(config, state, name, infos, path, raw.format, raw.writer, applied, raw.training)
 
 

@@ -5,10 +5,12 @@ Pieces of names are exchanged in order; the table reads in both directions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
+from ..nn.type_embedding import electronic_configuration
 from .errors import CheckpointError
 
 NAMES: tuple[tuple[str, str], ...] = (
@@ -57,10 +59,18 @@ def our_name(name: str) -> str:
     return name
 
 
-def our_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename tensors and bring the few that are stored in another shape into ours."""
+def our_state(tensors: Mapping[str, Tensor], type_map: Sequence[str]) -> dict[str, Tensor]:
+    """Rename tensors and bring the few that are stored in another shape into ours.
+
+    Frozen files hold constants as well, which are no part of the state: the electronic configurations of the elements,
+    which should be those known here, and what the biases of a density of states began as, which no formula reads.
+    """
     state: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
+        if name.endswith(".econf_tebd"):
+            _check_configurations(tensor, type_map)
+        if name.endswith((".econf_tebd", ".bias_dos")):
+            continue
         if not tensor.is_floating_point():
             raise CheckpointError(f"{name} holds {tensor.dtype}, floating-point numbers were expected")
         if name.endswith(("out_bias", "out_std")):
@@ -73,6 +83,13 @@ def our_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         state[ours] = tensor
     _check_tables(state)
     return state
+
+
+def _check_configurations(stored: Tensor, type_map: Sequence[str]) -> None:
+    known = electronic_configuration(type_map)
+    # 1e-6: rounding of float32
+    if stored.shape != known.shape or not torch.allclose(stored.to(known), known, rtol=0, atol=1e-6):
+        raise CheckpointError("the electronic configurations of its elements are not those known here")
 
 
 def _check_tables(state: Mapping[str, Tensor]) -> None:

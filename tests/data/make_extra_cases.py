@@ -584,6 +584,8 @@ for case, suffixes in {
     "linear-mean": (".dp", ".pth"),
     "dpa1-lmax3": (".pte",),
     "dpa2-default-fparam": (".pte",),
+    "dpa1-econf": (".pth",),  # with a constant beside the parameters, as the next
+    "dpa1-dos": (".pth",),
     "dpa2-strip-exclude-davg": (".pte", ".pt2"),
     "dpa2-polar-diag-scale": (".dp", ".pth"),
     "dpa1-property-extensive-types": (".dp",),
